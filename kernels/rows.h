@@ -1,0 +1,73 @@
+/* Row loops of the compiled kernels: one body for float (suffix _f) and double (suffix _d).
+ *
+ * On x86-64 with GCC and glibc each loop is compiled for AVX-512, AVX2+FMA and the baseline, and the
+ * dynamic loader picks the one that the CPU runs (function multiversioning), so a portable wheel is
+ * as fast as a build for the host.  Elsewhere the compiler's own target is used.
+ *
+ * Sums are taken in the element type over at most ROW_CHUNK elements and carried on in double.
+ */
+#ifndef BIOPERF_ROWS_H
+#define BIOPERF_ROWS_H
+
+#include <math.h>
+#include <stddef.h>
+#include <string.h>
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__GLIBC__) && !defined(BIOPERF_NATIVE)
+#define CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define CLONES
+#endif
+
+#if defined(__GNUC__)
+#define INLINE static inline __attribute__((always_inline, unused))
+#define PLANE static __attribute__((unused)) void
+#define ROW CLONES static __attribute__((unused)) void
+#else
+#define INLINE static inline
+#define ROW static void
+#define PLANE static void
+#endif
+
+#if defined(_MSC_VER) && !defined(__clang__)
+#define restrict __restrict
+#define SIMD(...)
+#else
+#define PRAGMA(text) _Pragma(#text)
+#define SIMD(...) PRAGMA(omp simd __VA_ARGS__)
+#endif
+
+#define ROW_CHUNK 512
+#define TAIL 256
+#define FOR_CHUNKS(start, stop, n) \
+    for (ptrdiff_t start = 0, stop; start < (n) && (stop = start + ROW_CHUNK < (n) ? start + ROW_CHUNK : (n), 1); start = stop)
+
+/* An image of n0 x n1 x n2 pixels, d = 1, 2 or 3 axes: the last is n2, the first of several n0. */
+typedef struct {
+    int d;
+    ptrdiff_t n0, n1, n2;
+} Grid;
+
+#define REAL float
+#define NAME(f) f##_f
+#define SQRT sqrtf
+#define TINY 1e-37f
+#include "rows_template.h"
+#include "planes_template.h"
+#undef REAL
+#undef NAME
+#undef SQRT
+#undef TINY
+
+#define REAL double
+#define NAME(f) f##_d
+#define SQRT sqrt
+#define TINY 1e-300
+#include "rows_template.h"
+#include "planes_template.h"
+#undef REAL
+#undef NAME
+#undef SQRT
+#undef TINY
+
+#endif
