@@ -8,9 +8,8 @@ import os
 import platform
 import sys
 
+import numpy as np
 from setuptools import Extension, setup
-
-import numpy
 
 REQUIRED = os.environ.get("BIOPERF_REQUIRE_COMPILED", "0") not in ("", "0")
 NATIVE = os.environ.get("BIOPERF_NATIVE", "0") not in ("", "0")
@@ -30,20 +29,21 @@ else:
         compile_args += ["-fopenmp"]
         link_args += ["-fopenmp"]
 
-HEADERS = ["kernels/rows.h", "kernels/rows_template.h", "kernels/planes_template.h", "kernels/_common.pxd"]
+KERNELS = "bioperf/kernels"
+HEADERS = [f"{KERNELS}/{name}" for name in ("rows.h", "rows_template.h", "planes_template.h", "_common.pxd")]
 
 setup(
     ext_modules=[
         Extension(
             f"bioperf.kernels.{family}",
-            [f"bioperf/kernels/{family}.pyx"],
-            include_dirs=["kernels", numpy.get_include()],
+            [f"{KERNELS}/{family}.pyx"],
+            include_dirs=[KERNELS, np.get_include()],
             define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
             extra_compile_args=compile_args,
             extra_link_args=link_args,
             depends=HEADERS,
             optional=not REQUIRED,
         )
-        for family in ("tv", "projections", "spectral")
+        for family in ("tv", "projections", "spectral", "team")
     ]
 )

@@ -10,15 +10,13 @@ A new backend is one module with the functions of ``_reference.py`` and one line
 
 import functools
 import importlib
-import logging
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from ._threads import available_threads, threads_for
 
-__all__ = ["Backend", "available_backends", "available_threads", "get_backend", "threads_for"]
-
-logger = logging.getLogger("bioperf")
+__all__ = ["Backend", "available_backends", "available_threads", "get_backend", "run_tasks", "threads_for"]
 
 # In the order of preference of "auto".
 _MODULES = {"cython": "._cython", "numba": "._numba", "reference": "._reference"}
@@ -56,8 +54,6 @@ def _backend(name):
 def _auto():
     for name in _MODULES:
         if not isinstance(_load(name), str):
-            if name != "cython":
-                logger.warning("bioperf runs on the slower %r kernels: %s", name, _load("cython"))
             return _backend(name)
     raise AssertionError("the reference backend always loads")
 
@@ -89,6 +85,23 @@ def get_backend(name="auto", like=None):
     return _backend(name)
 
 
+def run_tasks(tasks):
+    """Call every task, one a thread, on the kernels' own threads where they are compiled; wait for all."""
+    module = _load("cython")
+    if isinstance(module, str):
+        futures = [_pool().submit(task) for task in tasks[1:]]
+        tasks[0]()
+        for future in futures:
+            future.result()
+    else:
+        module.run_tasks(tasks)
+
+
+@functools.cache
+def _pool():
+    return ThreadPoolExecutor(max(1, available_threads() - 1), thread_name_prefix="bioperf")
+
+
 def _array(name, a, kinds="f"):
     a = np.asarray(a)
     if a.dtype.kind not in kinds or a.dtype.itemsize // (2 if a.dtype.kind == "c" else 1) not in (4, 8):
@@ -96,7 +109,7 @@ def _array(name, a, kinds="f"):
         raise TypeError(f"{name}: expected {wanted}, got {a.dtype}")
     if a.size == 0:
         raise ValueError(f"{name}: empty array of shape {a.shape}")
-    return np.ascontiguousarray(a)
+    return np.asarray(a, a.dtype.newbyteorder("="), order="C")
 
 
 def _output(out, shape, dtype):
@@ -114,12 +127,12 @@ def _describe(a):
 
 
 def _radius(radius, shape, axes_needed):
-    radius = np.asarray(radius, dtype=np.float64)
+    radius = np.array(radius, dtype=np.float64, order="C")
     if shape[: radius.ndim] != radius.shape or len(shape) - radius.ndim < axes_needed:
         raise ValueError(f"radius: shape {radius.shape} does not match the leading axes of {shape}")
     if not np.all(radius >= 0):
         raise ValueError("radius: must be >= 0 and not NaN")
-    return np.ascontiguousarray(radius)
+    return radius
 
 
 class Backend:
@@ -149,7 +162,7 @@ class Backend:
         x = _array("x", x)
         _check_ndim(x.ndim, ndim)
         out = _output(out, (*x.shape[:-ndim], ndim, *x.shape[-ndim:]), x.dtype)
-        self.module.gradient(x, ndim, out, threads or threads_for(x.size))
+        self.module.gradient(x, ndim, out, _thread_count(threads, x.size))
         return out
 
     def gradient_adjoint(self, p, *, ndim=2, out=None, threads=None):
@@ -159,7 +172,7 @@ class Backend:
         if p.shape[-ndim - 1] != ndim:
             raise ValueError(f"p: axis {-ndim - 1} must hold {ndim} components, got shape {p.shape}")
         out = _output(out, (*p.shape[: -ndim - 1], *p.shape[-ndim:]), p.dtype)
-        self.module.gradient_adjoint(p, ndim, out, threads or threads_for(p.size))
+        self.module.gradient_adjoint(p, ndim, out, _thread_count(threads, p.size))
         return out
 
     def soft_threshold(self, x, threshold, *, out=None, threads=None):
@@ -181,7 +194,7 @@ class Backend:
     def _map(self, function, x, arguments, out, threads):
         x = _array("x", x)
         out = _output(out, x.shape, x.dtype)
-        function(x, *arguments, out, threads or threads_for(x.size))
+        function(x, *arguments, out, _thread_count(threads, x.size))
         return out
 
     def project_l2_ball(self, x, radius, *, out=None, threads=None):
@@ -191,7 +204,7 @@ class Backend:
         out = _output(out, x.shape, x.dtype)
         items = (radius.size, -1)
         self.module.project_l2_ball(
-            x.reshape(items), radius.reshape(-1), out.reshape(items), threads or threads_for(x.size)
+            x.reshape(items), radius.reshape(-1), out.reshape(items), _thread_count(threads, x.size)
         )
         return out
 
@@ -221,13 +234,11 @@ class Backend:
     def _project_ball(self, function, x, items, radius, threshold, out, threads):
         if threshold is None:
             threshold = np.zeros(radius.shape)
-        elif (
-            not isinstance(threshold, np.ndarray) or threshold.dtype != np.float64 or threshold.shape != radius.shape
-        ):
+        elif not isinstance(threshold, np.ndarray) or threshold.dtype != np.float64 or threshold.shape != radius.shape:
             raise ValueError(f"threshold: expected a float64 array of shape {radius.shape}, got {_describe(threshold)}")
         out = _output(out, x.shape, x.dtype)
-        found = np.ascontiguousarray(threshold).reshape(-1)
-        function(x.reshape(items), radius.reshape(-1), found, out.reshape(items), threads or threads_for(x.size))
+        found = np.array(threshold).reshape(-1)
+        function(x.reshape(items), radius.reshape(-1), found, out.reshape(items), _thread_count(threads, x.size))
         threshold[...] = found.reshape(radius.shape)
         return out
 
@@ -240,14 +251,25 @@ class Backend:
     def spectral_divide(self, numerator, denominator, *, out=None, threads=None):
         """``numerator / denominator``: a complex spectrum by a real, positive one of the same shape."""
         numerator = _array("numerator", numerator, "c")
+        denominator = np.asarray(denominator)
+        if denominator.dtype.kind not in "fiu":
+            raise TypeError(f"denominator: expected a real array, got dtype {denominator.dtype}")
         denominator = np.ascontiguousarray(denominator, dtype=numerator.real.dtype)
         if denominator.shape != numerator.shape:
             raise ValueError(f"denominator: expected shape {numerator.shape}, got {denominator.shape}")
         out = _output(out, numerator.shape, numerator.dtype)
-        self.module.spectral_divide(numerator, denominator, out, threads or threads_for(numerator.size))
+        self.module.spectral_divide(numerator, denominator, out, _thread_count(threads, numerator.size))
         return out
 
 
 def _check_ndim(available, ndim):
-    if ndim not in (1, 2, 3) or available < ndim:
+    if not isinstance(ndim, int) or ndim not in (1, 2, 3) or available < ndim:
         raise ValueError(f"ndim: expected 1, 2 or 3 spatial axes and at least that many in the array, got {ndim}")
+
+
+def _thread_count(threads, elements):
+    if threads is None:
+        return threads_for(elements)
+    if not isinstance(threads, int) or threads < 1:
+        raise ValueError(f"threads: expected an integer >= 1 or None, got {threads!r}")
+    return threads

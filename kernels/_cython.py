@@ -10,6 +10,7 @@ from .projections import (
     soft_threshold,
 )
 from .spectral import lower_kkt, lower_spectrum, spectral_divide, upper_dual, upper_spectrum
+from .team import run_tasks
 from .tv import (
     field_divergence,
     field_status,
@@ -36,6 +37,7 @@ __all__ = [
     "project_l21_ball",
     "project_nonnegative",
     "rank_one_solve",
+    "run_tasks",
     "slack_update",
     "soft_threshold",
     "spectral_divide",

@@ -56,7 +56,7 @@ def _threshold_by_sorting(magnitude, radius):
         return float(magnitude.max())
     descending = np.sort(magnitude)[::-1]
     excess = np.cumsum(descending) - radius
-    active = np.nonzero(descending * np.arange(1, magnitude.size + 1) > excess)[0][-1]
+    active = max(np.count_nonzero(descending * np.arange(1, magnitude.size + 1) > excess) - 1, 0)
     return float(excess[active] / (active + 1))
 
 
@@ -112,6 +112,8 @@ def _clip_field(q, threshold, isotropic):
 def update_field(x, q, relaxation, threshold, dual_scale, isotropic, trial, threads=1):
     """q <- a grad x + (1-a)(q - c) + dual_scale c, in place.
 
+    With a = 0 that is the field for a penalty divided by dual_scale.
+
     Returns the l1 (l21) norm of the new field, and the sum and the count of magnitudes above ``trial``.
     """
     c = _clip_field(q, threshold, isotropic)
@@ -131,21 +133,28 @@ def field_divergence(q, threshold, isotropic, field_weight, clip_weight, out, th
     out[...] = _divergence(field_weight * q + clip_weight * _clip_field(q, threshold, isotropic))
 
 
-def update_field_divergence(x, q, relaxation, threshold, dual_scale, new_threshold, isotropic, out, threads=1):
-    """``update_field`` and then out <- grad^T(q - 2 clip(q, new_threshold)) in the same pass."""
-    update_field(x, q, relaxation, threshold, dual_scale, isotropic, 0.0)
+def update_field_divergence(x, q, relaxation, threshold, new_threshold, isotropic, out, threads=1):
+    """``update_field`` (dual_scale 1) and then out <- grad^T(q - 2 clip(q, new_threshold)), in one pass."""
+    update_field(x, q, relaxation, threshold, 1.0, isotropic, 0.0)
     field_divergence(q, new_threshold, isotropic, 1.0, -2.0, out)
 
 
 def field_status(x, q, threshold, isotropic, threads=1):
-    """TV(x), <c, grad x>, |grad x - v|^2, |v|^2 and |grad x|^2 with v = q - c, as float64."""
+    """TV(x), <c, grad x>, |grad x - v|^2, |v|^2, |grad x|^2 and max |grad x - v + c| with v = q - c, as float64."""
     g, c = _gradient(x), _clip_field(q, threshold, isotropic)
     v = q - c
 
     def total(a):
         return float(np.sum(a, dtype=np.float64))
 
-    return total(_magnitude(g, isotropic)), total(c * g), total((g - v) ** 2), total(v * v), total(g * g)
+    return (
+        total(_magnitude(g, isotropic)),
+        total(c * g),
+        total((g - v) ** 2),
+        total(v * v),
+        total(g * g),
+        float(_magnitude(g - v + c, isotropic).max()),
+    )
 
 
 # --- fused updates in the Fourier domain ----------------------------------------------------
@@ -182,15 +191,16 @@ def lower_kkt(x, dual, transfer, data, penalty, copies, threads=1):
 
 def upper_spectrum(
     r, previous, target, transfer, data, residual, laplacian, eta, field_penalty, data_penalty,
-    proximal, relaxation, shrink, dual_scale, copies, threads=1,
+    proximal, relaxation, shrink, copies, threads=1,
 ):  # fmt: skip
     """The x-update and the data-ball update of spec 4c, r <- X and residual <- r_p in place.
 
     X = (eta D + proximal X_previous + field_penalty r + data_penalty conj(A)(Y + (2 shrink - 1) r_p)) / den
-    r_p <- relaxation (A X - Y) + ((1 - relaxation) shrink + dual_scale (1 - shrink)) r_p
+    r_p <- relaxation (A X - Y) + (1 - relaxation shrink) r_p
 
-    Returns |r_p|^2, |A X - Y|^2 and |X - D|^2.  ``previous`` may be None when ``proximal`` is 0.
+    Returns |r_p|^2, |A X - Y|^2 and |X - D|^2.  Without ``previous`` there is no proximal term.
     """
+    proximal = 0.0 if previous is None else proximal
     denominator = eta + proximal + data_penalty * np.abs(transfer) ** 2 + field_penalty * _laplacian(laplacian)
     numerator = eta * target + field_penalty * r
     numerator += data_penalty * np.conj(transfer) * (data + (2 * shrink - 1) * residual)
@@ -198,7 +208,7 @@ def upper_spectrum(
         numerator += proximal * previous
     r[...] = numerator / denominator
     e = transfer * r - data
-    residual[...] = relaxation * e + ((1 - relaxation) * shrink + dual_scale * (1 - shrink)) * residual
+    residual[...] = relaxation * e + (1 - relaxation * shrink) * residual
     return _inner(residual, residual, copies), _inner(e, e, copies), _inner(r - target, r - target, copies)
 
 

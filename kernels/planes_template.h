@@ -126,27 +126,27 @@ INLINE REAL *NAME(work_pointers)(const Grid *g, REAL *work, REAL *p[3], REAL *co
 
 /* First component of the split field on the plane before `start`, from x and the old q. */
 PLANE NAME(update_halo)(const Grid *g, const REAL *x, REAL *q, ptrdiff_t start, REAL relaxation, REAL t,
-                        REAL dual_scale, REAL new_t, int isotropic, REAL *work)
+                        REAL new_t, int isotropic, REAL *work)
 {
     REAL *planes[3], *p[3], *copy[3], *before = NAME(work_pointers)(g, work, p, copy);
     ptrdiff_t i = start ? start - 1 : g->n0 - 1, plane = g->n1 * g->n2;
     NAME(plane_pointers)(g, q, i, planes);
     for (int k = 0; k < g->d; k++) memcpy(copy[k], planes[k], plane * sizeof(REAL));
-    NAME(update_plane)(g, x, i, copy, relaxation, t, dual_scale, isotropic, 0, 0, 0);
+    NAME(update_plane)(g, x, i, copy, relaxation, t, 1, isotropic, 0, 0, 0);
     NAME(split_plane)(g, copy, new_t, 1, -2, isotropic, p);
     memcpy(before, p[0], plane * sizeof(REAL));
 }
 
 /* q <- update, out <- grad^T(q - 2 clip(q, new_t)) for the planes start <= i < stop, after update_halo. */
 PLANE NAME(update_divergence_block)(const Grid *g, const REAL *x, REAL *q, ptrdiff_t start, ptrdiff_t stop,
-                                    REAL relaxation, REAL t, REAL dual_scale, REAL new_t, int isotropic, REAL *out,
+                                    REAL relaxation, REAL t, REAL new_t, int isotropic, REAL *out,
                                     REAL *work)
 {
     REAL *planes[3], *p[3], *copy[3], *before = NAME(work_pointers)(g, work, p, copy);
     ptrdiff_t plane = g->n1 * g->n2;
     for (ptrdiff_t i = start; i < stop; i++) {
         NAME(plane_pointers)(g, q, i, planes);
-        NAME(update_plane)(g, x, i, planes, relaxation, t, dual_scale, isotropic, 0, 0, 0);
+        NAME(update_plane)(g, x, i, planes, relaxation, t, 1, isotropic, 0, 0, 0);
         NAME(split_plane)(g, planes, new_t, 1, -2, isotropic, p);
         NAME(adjoint_plane)(g, before, p, out + i * plane);
         REAL *swap = before;

@@ -2,8 +2,8 @@
 
 INLINE REAL NAME(clip)(REAL q, REAL t)
 {
-    REAL lowered = q < t ? q : t;
-    return lowered > -t ? lowered : -t;
+    REAL lowered = q > t ? t : q;  /* in this form NaN stays NaN */
+    return lowered < -t ? -t : lowered;
 }
 
 INLINE REAL NAME(absolute)(REAL a) { return a < 0 ? -a : a; }
@@ -48,14 +48,14 @@ ROW NAME(soft)(ptrdiff_t n, const REAL *x, REAL t, REAL *out)
 ROW NAME(box)(ptrdiff_t n, const REAL *x, REAL lower, REAL upper, REAL *out)
 {
     SIMD() for (ptrdiff_t j = 0; j < n; j++) {
-        REAL raised = x[j] > lower ? x[j] : lower;
-        out[j] = raised < upper ? raised : upper;
+        REAL raised = x[j] < lower ? lower : x[j];
+        out[j] = raised > upper ? upper : raised;
     }
 }
 
 ROW NAME(nonnegative)(ptrdiff_t n, const REAL *x, REAL *out)
 {
-    SIMD() for (ptrdiff_t j = 0; j < n; j++) out[j] = x[j] > 0 ? x[j] : 0;
+    SIMD() for (ptrdiff_t j = 0; j < n; j++) out[j] = x[j] < 0 ? 0 : x[j];
 }
 
 ROW NAME(affine)(ptrdiff_t n, const REAL *x, REAL scale, REAL shift, REAL *out)
@@ -202,17 +202,18 @@ ROW NAME(update_sums)(int d, ptrdiff_t n, const REAL *restrict x, const REAL *re
     else NAME(update_body)(3, 1, n, x, x0, x1, x2, q0, q1, q2, relaxation, t, dual_scale, trial, acc);
 }
 
-/* acc += TV, <c, g>, |g - v|^2, |v|^2, |g|^2 with g the gradient, c = clip(q, t), v = q - c */
+/* acc[0..4] += TV, <c, g>, |g - v|^2, |v|^2, |g|^2, acc[5] = max(acc[5], |g - v + c|) with g the gradient,
+ * c = clip(q, t), v = q - c */
 INLINE void NAME(status_body)(const int d, ptrdiff_t n, const REAL *restrict x, const REAL *restrict x0,
                               const REAL *restrict x1, const REAL *restrict x2, const REAL *restrict q0,
                               const REAL *restrict q1, const REAL *restrict q2, REAL t, double *restrict acc)
 {
     FOR_CHUNKS(start, stop, n) {
-        REAL tv = 0, cg = 0, gv = 0, vv = 0, gg = 0;
-        SIMD(reduction(+ : tv, cg, gv, vv, gg)) for (ptrdiff_t j = start; j < stop; j++) {
+        REAL tv = 0, cg = 0, gv = 0, vv = 0, gg = 0, largest = 0;
+        SIMD(reduction(+ : tv, cg, gv, vv, gg) reduction(max : largest)) for (ptrdiff_t j = start; j < stop; j++) {
             REAL g[3] = {x0[j] - x[j], d > 1 ? x1[j] - x[j] : 0, d > 2 ? x2[j] - x[j] : 0};
             REAL q[3] = {q0[j], d > 1 ? q1[j] : 0, d > 2 ? q2[j] : 0};
-            REAL scale = d == 1 ? 0 : NAME(ball_scale)(NAME(norm)(d, q[0], q[1], q[2]), t);
+            REAL scale = d == 1 ? 0 : NAME(ball_scale)(NAME(norm)(d, q[0], q[1], q[2]), t), m[3] = {0, 0, 0};
             tv += NAME(norm)(d, g[0], g[1], g[2]);
             for (int k = 0; k < d; k++) {
                 REAL c = d == 1 ? NAME(clip)(q[k], t) : scale * q[k], v = q[k] - c, e = g[k] - v;
@@ -220,13 +221,17 @@ INLINE void NAME(status_body)(const int d, ptrdiff_t n, const REAL *restrict x, 
                 gv += e * e;
                 vv += v * v;
                 gg += g[k] * g[k];
+                m[k] = e + c;
             }
+            REAL size = NAME(norm)(d, m[0], m[1], m[2]);
+            largest = size > largest ? size : largest;
         }
         acc[0] += tv;
         acc[1] += cg;
         acc[2] += gv;
         acc[3] += vv;
         acc[4] += gg;
+        acc[5] = largest > acc[5] ? largest : acc[5];
     }
 }
 
@@ -315,9 +320,9 @@ INLINE void NAME(upper_body)(const int proximal_term, ptrdiff_t n, REAL *restric
                              const REAL *restrict D, const REAL *restrict A, const REAL *restrict Y,
                              REAL *restrict residual, const REAL *restrict lap, REAL lap_outer, REAL eta,
                              REAL field_penalty, REAL data_penalty, REAL proximal, REAL relaxation, REAL shrink,
-                             REAL dual_scale, const REAL *restrict copies, double *restrict acc)
+                             const REAL *restrict copies, double *restrict acc)
 {
-    const REAL pull = 2 * shrink - 1, carry = (1 - relaxation) * shrink + dual_scale * (1 - shrink);
+    const REAL pull = 2 * shrink - 1, carry = 1 - relaxation * shrink;
     const REAL shift = eta + (proximal_term ? proximal : 0);
     FOR_CHUNKS(start, stop, n) {
         REAL sr = 0, se = 0, sd = 0;
@@ -355,14 +360,14 @@ INLINE void NAME(upper_body)(const int proximal_term, ptrdiff_t n, REAL *restric
 ROW NAME(upper_spectrum)(ptrdiff_t n, REAL *restrict r, const REAL *restrict previous, const REAL *restrict D,
                          const REAL *restrict A, const REAL *restrict Y, REAL *restrict residual,
                          const REAL *restrict lap, REAL lap_outer, REAL eta, REAL field_penalty, REAL data_penalty,
-                         REAL proximal, REAL relaxation, REAL shrink, REAL dual_scale, const REAL *restrict copies, double *restrict acc)
+                         REAL proximal, REAL relaxation, REAL shrink, const REAL *restrict copies, double *restrict acc)
 {
     if (previous)
         NAME(upper_body)(1, n, r, previous, D, A, Y, residual, lap, lap_outer, eta, field_penalty, data_penalty,
-                         proximal, relaxation, shrink, dual_scale, copies, acc);
+                         proximal, relaxation, shrink, copies, acc);
     else
         NAME(upper_body)(0, n, r, previous, D, A, Y, residual, lap, lap_outer, eta, field_penalty, data_penalty,
-                         proximal, relaxation, shrink, dual_scale, copies, acc);
+                         proximal, relaxation, shrink, copies, acc);
 }
 
 /* acc += <Q, D>, |Q|^2, <N, Y>, |N|^2 with N = data_weight r_p, Q = field_penalty M + conj(A) N */

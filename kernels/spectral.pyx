@@ -17,8 +17,8 @@ cdef extern from "rows.h" nogil:
     void lower_spectrum_d(ptrdiff_t, double *, double *, double *, double *, double, double, double *, double *)
     void lower_kkt_f(ptrdiff_t, float *, float *, float *, float *, float, float *, double *)
     void lower_kkt_d(ptrdiff_t, double *, double *, double *, double *, double, double *, double *)
-    void upper_spectrum_f(ptrdiff_t, float *, float *, float *, float *, float *, float *, float *, float, float, float, float, float, float, float, float, float *, double *)
-    void upper_spectrum_d(ptrdiff_t, double *, double *, double *, double *, double *, double *, double *, double, double, double, double, double, double, double, double, double *, double *)
+    void upper_spectrum_f(ptrdiff_t, float *, float *, float *, float *, float *, float *, float *, float, float, float, float, float, float, float, float *, double *)
+    void upper_spectrum_d(ptrdiff_t, double *, double *, double *, double *, double *, double *, double *, double, double, double, double, double, double, double, double *, double *)
     void upper_dual_f(ptrdiff_t, float *, float *, float *, float *, float *, float, float, float *, double *)
     void upper_dual_d(ptrdiff_t, double *, double *, double *, double *, double *, double, double, double *, double *)
 
@@ -39,7 +39,7 @@ cdef int complex_type(object a) except -1:
     raise TypeError(f"expected complex64 or complex128, got {a.dtype}")
 
 
-cdef Spectrum spectrum_of(object a, int sums) except *:
+cdef Spectrum spectrum_of(object a) except *:
     cdef Spectrum s
     cdef cnp.ndarray array = a
     s.d = cnp.PyArray_NDIM(array)
@@ -48,10 +48,15 @@ cdef Spectrum spectrum_of(object a, int sums) except *:
     s.n2 = cnp.PyArray_DIM(array, s.d - 1)
     s.n1 = cnp.PyArray_DIM(array, 1) if s.d == 3 else 1
     s.rows = cnp.PyArray_SIZE(array) // s.n2 if s.n2 else 0
+    s.partial = NULL
+    return s
+
+
+cdef int allocate(Spectrum *s, int sums) except -1:
     s.partial = <double *>calloc(s.rows * sums + 1, sizeof(double))
     if s.partial == NULL:
         raise MemoryError
-    return s
+    return 0
 
 
 cdef tuple finish(Spectrum *s, int sums):
@@ -70,6 +75,8 @@ cdef tuple finish(Spectrum *s, int sums):
 
 cdef void laplacian_pointers(tuple laplacian, int t, Spectrum *s, void **axes) except *:
     """Pointers to the axes' arrays, the last axis first; NULL for an axis that is not there."""
+    if len(laplacian) != s.d:
+        raise ValueError(f"laplacian: expected {s.d} arrays, got {len(laplacian)}")
     axes[1] = axes[2] = NULL
     axes[0] = pointer(laplacian[s.d - 1], t, s.n2)
     if s.d == 2:
@@ -132,9 +139,10 @@ def lower_spectrum(r, transfer, data, tuple laplacian, double penalty, copies, i
     cdef void *c
     cdef Spectrum s
     element = cnp.NPY_FLOAT32 if t == cnp.NPY_COMPLEX64 else cnp.NPY_FLOAT64
-    s = spectrum_of(r, 1)
+    s = spectrum_of(r)
     laplacian_pointers(laplacian, element, &s, axes)
     c = pointer(copies, element, s.n2)
+    allocate(&s, 1)
     if t == cnp.NPY_COMPLEX64:
         run_lower[float](s, <float *>R, <float *>A, <float *>Y, axes, penalty, <float *>c, threads)
     else:
@@ -160,8 +168,9 @@ def lower_kkt(x, dual, transfer, data, double penalty, copies, int threads=1):
     cdef void *A = pointer(transfer, t, n)
     cdef void *Y = pointer(data, t, n)
     cdef void *c
-    cdef Spectrum s = spectrum_of(x, 1)
+    cdef Spectrum s = spectrum_of(x)
     c = pointer(copies, cnp.NPY_FLOAT32 if t == cnp.NPY_COMPLEX64 else cnp.NPY_FLOAT64, s.n2)
+    allocate(&s, 1)
     if t == cnp.NPY_COMPLEX64:
         run_kkt[float](s, <float *>X, <float *>M, <float *>A, <float *>Y, penalty, <float *>c, threads)
     else:
@@ -171,22 +180,22 @@ def lower_kkt(x, dual, transfer, data, double penalty, copies, int threads=1):
 
 cdef void run_upper(Spectrum s, real *r, real *previous, real *D, real *A, real *Y, real *residual, void **axes,
                     double eta, double field_penalty, double data_penalty, double proximal, double relaxation,
-                    double shrink, double dual_scale, real *copies, int threads) noexcept nogil:
+                    double shrink, real *copies, int threads) noexcept nogil:
     cdef ptrdiff_t i, at
     for i in prange(s.rows, num_threads=threads, schedule="static"):
         at = 2 * i * s.n2
         if real is float:
             upper_spectrum_f(s.n2, r + at, previous + at if previous != NULL else NULL, D + at, A + at, Y + at,
                              residual + at, <float *>axes[0], outer(&s, axes, i, False), eta, field_penalty,
-                             data_penalty, proximal, relaxation, shrink, dual_scale, copies, s.partial + 3 * i)
+                             data_penalty, proximal, relaxation, shrink, copies, s.partial + 3 * i)
         else:
             upper_spectrum_d(s.n2, r + at, previous + at if previous != NULL else NULL, D + at, A + at, Y + at,
                              residual + at, <double *>axes[0], outer(&s, axes, i, True), eta, field_penalty,
-                             data_penalty, proximal, relaxation, shrink, dual_scale, copies, s.partial + 3 * i)
+                             data_penalty, proximal, relaxation, shrink, copies, s.partial + 3 * i)
 
 
 def upper_spectrum(r, previous, target, transfer, data, residual, tuple laplacian, double eta, double field_penalty,
-                   double data_penalty, double proximal, double relaxation, double shrink, double dual_scale, copies,
+                   double data_penalty, double proximal, double relaxation, double shrink, copies,
                    int threads=1):
     cdef int t = complex_type(r), element
     cdef Py_ssize_t n = r.size
@@ -200,15 +209,16 @@ def upper_spectrum(r, previous, target, transfer, data, residual, tuple laplacia
     cdef void *c
     cdef Spectrum s
     element = cnp.NPY_FLOAT32 if t == cnp.NPY_COMPLEX64 else cnp.NPY_FLOAT64
-    s = spectrum_of(r, 3)
+    s = spectrum_of(r)
     laplacian_pointers(laplacian, element, &s, axes)
     c = pointer(copies, element, s.n2)
+    allocate(&s, 3)
     if t == cnp.NPY_COMPLEX64:
         run_upper[float](s, <float *>R, <float *>P, <float *>D, <float *>A, <float *>Y, <float *>E, axes, eta,
-                         field_penalty, data_penalty, proximal, relaxation, shrink, dual_scale, <float *>c, threads)
+                         field_penalty, data_penalty, proximal, relaxation, shrink, <float *>c, threads)
     else:
         run_upper[double](s, <double *>R, <double *>P, <double *>D, <double *>A, <double *>Y, <double *>E, axes, eta,
-                          field_penalty, data_penalty, proximal, relaxation, shrink, dual_scale, <double *>c, threads)
+                          field_penalty, data_penalty, proximal, relaxation, shrink, <double *>c, threads)
     return finish(&s, 3)
 
 
@@ -232,8 +242,9 @@ def upper_dual(dual, residual, target, transfer, data, double field_penalty, dou
     cdef void *A = pointer(transfer, t, n)
     cdef void *Y = pointer(data, t, n)
     cdef void *c
-    cdef Spectrum s = spectrum_of(dual, 4)
+    cdef Spectrum s = spectrum_of(dual)
     c = pointer(copies, cnp.NPY_FLOAT32 if t == cnp.NPY_COMPLEX64 else cnp.NPY_FLOAT64, s.n2)
+    allocate(&s, 4)
     if t == cnp.NPY_COMPLEX64:
         run_dual[float](s, <float *>M, <float *>E, <float *>D, <float *>A, <float *>Y, field_penalty, data_weight, <float *>c, threads)
     else:

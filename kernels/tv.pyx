@@ -1,7 +1,6 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True
 """Compiled total-variation kernels: gradient, its adjoint, and the one-field updates of spec 4c."""
 
-cimport cython
 cimport numpy as cnp
 from cython.parallel cimport prange
 from libc.stdlib cimport calloc, free, malloc
@@ -22,10 +21,10 @@ cdef extern from "rows.h" nogil:
     void update_plane_d(Grid *, double *, ptrdiff_t, double **, double, double, double, int, int, double, double *)
     void status_plane_f(Grid *, float *, ptrdiff_t, float **, float, int, double *)
     void status_plane_d(Grid *, double *, ptrdiff_t, double **, double, int, double *)
-    void update_halo_f(Grid *, float *, float *, ptrdiff_t, float, float, float, float, int, float *)
-    void update_halo_d(Grid *, double *, double *, ptrdiff_t, double, double, double, double, int, double *)
-    void update_divergence_block_f(Grid *, float *, float *, ptrdiff_t, ptrdiff_t, float, float, float, float, int, float *, float *)
-    void update_divergence_block_d(Grid *, double *, double *, ptrdiff_t, ptrdiff_t, double, double, double, double, int, double *, double *)
+    void update_halo_f(Grid *, float *, float *, ptrdiff_t, float, float, float, int, float *)
+    void update_halo_d(Grid *, double *, double *, ptrdiff_t, double, double, double, int, double *)
+    void update_divergence_block_f(Grid *, float *, float *, ptrdiff_t, ptrdiff_t, float, float, float, int, float *, float *)
+    void update_divergence_block_d(Grid *, double *, double *, ptrdiff_t, ptrdiff_t, double, double, double, int, double *, double *)
     void divergence_block_f(Grid *, float *, ptrdiff_t, ptrdiff_t, float, float, float, int, float *, float *)
     void divergence_block_d(Grid *, double *, ptrdiff_t, ptrdiff_t, double, double, double, int, double *, double *)
     void slack_plane_f(Grid *, float *, ptrdiff_t, float **, float **, float **, float **, float **, float, float, float, float **, double *)
@@ -36,7 +35,7 @@ cdef extern from "rows.h" nogil:
 
 cdef tuple totals(double *partial, ptrdiff_t rows, int count):
     """Column sums of the per-plane partial sums, in a fixed order whatever the thread count."""
-    cdef double sums[5]
+    cdef double sums[6]
     cdef ptrdiff_t i
     cdef int k
     for k in range(count):
@@ -203,26 +202,26 @@ def field_divergence(q, double threshold, bint isotropic, double field_weight, d
     free(work)
 
 
-cdef void run_update_divergence(Grid g, real *x, real *q, double relaxation, double threshold, double dual_scale,
+cdef void run_update_divergence(Grid g, real *x, real *q, double relaxation, double threshold,
                                 double new_threshold, int isotropic, real *out, real *work, int blocks) noexcept nogil:
     cdef ptrdiff_t b, start, size = (2 * g.d + 1) * g.n1 * g.n2
     for b in prange(blocks, num_threads=blocks, schedule="static"):
         start = b * g.n0 // blocks
         if real is float:
-            update_halo_f(&g, x, q, start, relaxation, threshold, dual_scale, new_threshold, isotropic, work + b * size)
+            update_halo_f(&g, x, q, start, relaxation, threshold, new_threshold, isotropic, work + b * size)
         else:
-            update_halo_d(&g, x, q, start, relaxation, threshold, dual_scale, new_threshold, isotropic, work + b * size)
+            update_halo_d(&g, x, q, start, relaxation, threshold, new_threshold, isotropic, work + b * size)
     for b in prange(blocks, num_threads=blocks, schedule="static"):
         start = b * g.n0 // blocks
         if real is float:
-            update_divergence_block_f(&g, x, q, start, (b + 1) * g.n0 // blocks, relaxation, threshold, dual_scale,
+            update_divergence_block_f(&g, x, q, start, (b + 1) * g.n0 // blocks, relaxation, threshold,
                                       new_threshold, isotropic, out, work + b * size)
         else:
-            update_divergence_block_d(&g, x, q, start, (b + 1) * g.n0 // blocks, relaxation, threshold, dual_scale,
+            update_divergence_block_d(&g, x, q, start, (b + 1) * g.n0 // blocks, relaxation, threshold,
                                       new_threshold, isotropic, out, work + b * size)
 
 
-def update_field_divergence(x, q, double relaxation, double threshold, double dual_scale, double new_threshold,
+def update_field_divergence(x, q, double relaxation, double threshold, double new_threshold,
                             bint isotropic, out, int threads=1):
     cdef int t = real_type(x), blocks
     cdef Grid g = grid_of(x, x.ndim)
@@ -236,10 +235,10 @@ def update_field_divergence(x, q, double relaxation, double threshold, double du
     blocks = min(threads, g.n0)
     work = new_work(&g, blocks, out.itemsize)
     if t == cnp.NPY_FLOAT32:
-        run_update_divergence[float](g, <float *>a, <float *>b, relaxation, threshold, dual_scale, new_threshold,
+        run_update_divergence[float](g, <float *>a, <float *>b, relaxation, threshold, new_threshold,
                                      isotropic, <float *>c, <float *>work, blocks)
     else:
-        run_update_divergence[double](g, <double *>a, <double *>b, relaxation, threshold, dual_scale, new_threshold,
+        run_update_divergence[double](g, <double *>a, <double *>b, relaxation, threshold, new_threshold,
                                       isotropic, <double *>c, <double *>work, blocks)
     free(work)
 
@@ -248,10 +247,10 @@ cdef void status_item(Grid *g, real *x, real *q, ptrdiff_t i, double threshold, 
     cdef real *planes[3]
     if real is float:
         plane_pointers_f(g, q, i, planes)
-        status_plane_f(g, x, i, planes, threshold, isotropic, partial + 5 * i)
+        status_plane_f(g, x, i, planes, threshold, isotropic, partial + 6 * i)
     else:
         plane_pointers_d(g, q, i, planes)
-        status_plane_d(g, x, i, planes, threshold, isotropic, partial + 5 * i)
+        status_plane_d(g, x, i, planes, threshold, isotropic, partial + 6 * i)
 
 
 cdef void run_status(Grid g, real *x, real *q, double threshold, int isotropic, double *partial, int threads) noexcept nogil:
@@ -262,18 +261,22 @@ cdef void run_status(Grid g, real *x, real *q, double threshold, int isotropic, 
 
 def field_status(x, q, double threshold, bint isotropic, int threads=1):
     cdef int t = real_type(x)
+    cdef ptrdiff_t i
+    cdef double largest = 0
     cdef Grid g = grid_of(x, x.ndim)
     cdef Py_ssize_t n = x.size
     cdef void *a = pointer(x, t, n)
     cdef void *b = pointer(q, t, n * g.d)
-    cdef double *partial = new_sums(5 * g.n0)
+    cdef double *partial = new_sums(6 * g.n0)
     if t == cnp.NPY_FLOAT32:
         run_status[float](g, <float *>a, <float *>b, threshold, isotropic, partial, threads)
     else:
         run_status[double](g, <double *>a, <double *>b, threshold, isotropic, partial, threads)
-    sums = totals(partial, g.n0, 5)
+    sums = totals(partial, g.n0, 6)
+    for i in range(g.n0):
+        largest = max(largest, partial[6 * i + 5])
     free(partial)
-    return sums
+    return (*sums[:5], largest)
 
 
 # --- linear-programming form ----------------------------------------------------------------
@@ -330,10 +333,11 @@ def slack_update(x, s1, s2, c, l1, l2, double shift, double penalty, double prox
     cdef double *partial
     for k, field in enumerate((s1, s2, c, l1, l2)):
         arrays[k] = writable(field, t, n * g.d)
+    partial = new_sums(2 * g.n0)
     arrays[5] = malloc(n * g.d * x.itemsize)
     if arrays[5] == NULL:
+        free(partial)
         raise MemoryError
-    partial = new_sums(2 * g.n0)
     if t == cnp.NPY_FLOAT32:
         run_slack[float](g, <float *>a, arrays, shift, penalty, proximal, <float *>b, partial, threads)
     else:

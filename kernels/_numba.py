@@ -1,0 +1,667 @@
+"""The Numba backend: the formulas of ``_reference.py``, compiled at run time where nothing was compiled before.
+
+Images reach the loops as (n0, n1, n2), with n0 = n1 = 1 in 1-D and n1 = 1 in 2-D, and fields as
+(groups, size, n), a group being the components that share one norm: (1, d, n) isotropic, (d, 1, n)
+anisotropic.  So each loop is written once.
+
+Threads take whole segments, rows or planes, each with float64 sums of its own in ``partial`` that are added
+in a fixed order: any number of threads gives the same bits.  Comparisons send NaN to the branch that keeps it.
+"""
+
+import functools
+import math
+
+import numba
+import numpy as np
+
+NAME = "numba"
+
+SEGMENT = 4096  # elements a thread takes at a time from a flat array
+
+# Sums may be reordered to be vectorised; nothing is assumed about NaN and infinity.
+_OPTIONS = {"cache": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz"}}
+_row = numba.njit(**_OPTIONS)
+_parallel = numba.njit(parallel=True, **_OPTIONS)
+
+
+def _run(threads, kernel, *arguments):
+    before = numba.get_num_threads()
+    numba.set_num_threads(max(1, min(threads, numba.config.NUMBA_NUM_THREADS)))
+    try:
+        kernel(*arguments)
+    finally:
+        numba.set_num_threads(before)
+
+
+def _write(a, dtype, shape):
+    """A view of an array to be written; a copy would lose the result."""
+    if a.dtype != dtype or not a.flags.c_contiguous or not a.flags.writeable:
+        raise ValueError(f"expected a writable C-contiguous array of {dtype}, got {a.dtype} with strides {a.strides}")
+    return a.reshape(shape)
+
+
+def _read(a, dtype, shape):
+    """A read-only view, whatever the array allows: one compiled version serves both."""
+    if a.dtype != dtype or not a.flags.c_contiguous:
+        raise ValueError(f"expected a C-contiguous array of {dtype}, got {a.dtype} with strides {a.strides}")
+    view = a.reshape(shape)
+    view.flags.writeable = False
+    return view
+
+
+def _grid(shape):
+    if not 1 <= len(shape) <= 3:
+        raise ValueError(f"expected 1, 2 or 3 spatial axes, got shape {shape}")
+    return (shape[0] if len(shape) > 1 else 1, shape[1] if len(shape) > 2 else 1, shape[-1])
+
+
+def _groups(components, size, isotropic):
+    return (1, components, size) if isotropic else (components, 1, size)
+
+
+def _scalars(dtype, *values):
+    """Numbers of the arrays' precision: a Python float would carry float32 loops to float64."""
+    with np.errstate(over="ignore"):
+        return tuple(np.array(values, np.float64).astype(dtype))
+
+
+def _new_sums(n, columns, segment=1):
+    return np.zeros((-(-n // segment), columns))
+
+
+def _totals(partial):
+    return tuple(partial.sum(axis=0).tolist())
+
+
+# --- gradient -------------------------------------------------------------------------------
+
+
+@_row
+def _axis(component, components):
+    """The axis of (n0, n1, n2) of a field's component: the last component belongs to n2."""
+    return 2 if component == components - 1 else component
+
+
+@_row
+def _difference_row(x, i, j, axis, out):
+    """Forward differences of x at row (i, j)."""
+    n0, n1, n2 = x.shape
+    here = x[i, j]
+    if axis == 2:
+        for m in range(n2 - 1):
+            out[m] = here[m + 1] - here[m]
+        out[n2 - 1] = here[0] - here[n2 - 1]
+    else:
+        following = x[(i + 1) % n0, j] if axis == 0 else x[i, (j + 1) % n1]
+        for m in range(n2):
+            out[m] = following[m] - here[m]
+
+
+@_parallel
+def _gradient_planes(x, p):
+    batch, n0, n1, _ = x.shape
+    d = p.shape[1]
+    for plane in numba.prange(batch * n0):
+        item, i = plane // n0, plane % n0
+        for k in range(d):
+            for j in range(n1):
+                _difference_row(x[item], i, j, _axis(k, d), p[item, k, i, j])
+
+
+@_parallel
+def _adjoint_planes(p, out):
+    batch, n0, n1, n2 = out.shape
+    d = p.shape[1]
+    for plane in numba.prange(batch * n0):
+        item, i = plane // n0, plane % n0
+        for j in range(n1):
+            target, here = out[item, i, j], p[item, d - 1, i, j]
+            target[0] = here[n2 - 1] - here[0]
+            for m in range(1, n2):
+                target[m] = here[m - 1] - here[m]
+            for k in range(d - 1):
+                here = p[item, k, i, j]
+                before = p[item, k, (i - 1) % n0, j] if k == 0 else p[item, k, i, (j - 1) % n1]
+                for m in range(n2):
+                    target[m] += before[m] - here[m]
+
+
+def gradient(x, ndim, out, threads=1):
+    grid = _grid(x.shape[-ndim:])
+    p = _write(out, x.dtype, (-1, ndim, *grid))
+    _run(threads, _gradient_planes, _read(x, x.dtype, (-1, *grid)), p)
+
+
+def gradient_adjoint(p, ndim, out, threads=1):
+    grid = _grid(out.shape[-ndim:])
+    x = _write(out, p.dtype, (-1, *grid))
+    _run(threads, _adjoint_planes, _read(p, p.dtype, (-1, ndim, *grid)), x)
+
+
+# --- elementwise maps -----------------------------------------------------------------------
+
+
+@_row
+def _bounds(segment, n):
+    return segment * SEGMENT, min((segment + 1) * SEGMENT, n)
+
+
+@_parallel
+def _clip_segments(x, lower, upper, out):
+    for segment in numba.prange((x.size + SEGMENT - 1) // SEGMENT):
+        a, b = _bounds(segment, x.size)
+        source, target = x[a:b], out[a:b]
+        for m in range(b - a):
+            value = source[m]
+            raised = lower if value < lower else value
+            target[m] = upper if raised > upper else raised
+
+
+@_parallel
+def _affine_segments(x, scale, shift, out):
+    for segment in numba.prange((x.size + SEGMENT - 1) // SEGMENT):
+        a, b = _bounds(segment, x.size)
+        source, target = x[a:b], out[a:b]
+        for m in range(b - a):
+            target[m] = scale * source[m] + shift
+
+
+@_parallel
+def _moment_segments(x, partial):
+    for segment in numba.prange(len(partial)):
+        a, b = _bounds(segment, x.size)
+        source = x[a:b]
+        total, squares = 0.0, 0.0
+        for m in range(b - a):
+            value = np.float64(source[m])
+            total += value
+            squares += value * value
+        partial[segment, 0] = total
+        partial[segment, 1] = squares
+
+
+def _sum_and_squares(x, threads):
+    partial = _new_sums(x.size, 2, SEGMENT)
+    _run(threads, _moment_segments, _read(x, x.dtype, -1), partial)
+    return _totals(partial)
+
+
+def _affine(x, scale, shift, out, threads):
+    target = _write(out, x.dtype, x.size)
+    _run(threads, _affine_segments, _read(x, x.dtype, -1), *_scalars(x.dtype, scale, shift), target)
+
+
+def soft_threshold(x, threshold, out, threads=1):
+    _combine(x, (1, 1, x.size), threshold, 1, -1, out, threads)
+
+
+def project_box(x, lower, upper, out, threads=1):
+    target = _write(out, x.dtype, x.size)
+    _run(threads, _clip_segments, _read(x, x.dtype, -1), *_scalars(x.dtype, lower, upper), target)
+
+
+def project_nonnegative(x, out, threads=1):
+    project_box(x, 0, np.inf, out, threads)
+
+
+def rank_one_solve(c, diagonal, rank_one, out, threads=1):
+    total, _ = _sum_and_squares(c, threads)
+    shift = rank_one * total / (diagonal + rank_one * c.size) / diagonal
+    _affine(c, 1 / diagonal, -shift, out, threads)
+
+
+@_parallel
+def _divide_segments(z, denominator, out):
+    for segment in numba.prange((z.size + SEGMENT - 1) // SEGMENT):
+        a, b = _bounds(segment, z.size)
+        numerator, divisor, target = z[a:b], denominator[a:b], out[a:b]
+        for m in range(b - a):
+            target[m] = complex(numerator[m].real / divisor[m], numerator[m].imag / divisor[m])
+
+
+def spectral_divide(numerator, denominator, out, threads=1):
+    n, z = numerator.size, numerator.dtype
+    target = _write(out, z, n)
+    divisor = _read(denominator, numerator.real.dtype, n)
+    _run(threads, _divide_segments, _read(numerator, z, n), divisor, target)
+
+
+# --- magnitudes, clipped fields and projections onto balls ----------------------------------
+
+
+@_row
+def _norm_row(q, a, b, out):
+    """Norms over the components of q (size, n) at the pixels a <= m < b."""
+    n = b - a
+    first = q[0, a:b]
+    if len(q) == 1:
+        for m in range(n):
+            out[m] = abs(first[m])
+        return
+    for m in range(n):
+        out[m] = first[m] * first[m]
+    for k in range(1, len(q)):
+        component = q[k, a:b]
+        for m in range(n):
+            out[m] += component[m] * component[m]
+    for m in range(n):
+        out[m] = math.sqrt(out[m])
+
+
+@_row
+def _combine_row(q, a, b, threshold, field_weight, clip_weight, work, out, start):
+    """out <- field_weight q + clip_weight c, c the clipped q, at the pixels start, ... of out."""
+    n = b - a
+    if len(q) == 1:
+        component, target = q[0, a:b], out[0, start : start + n]
+        for m in range(n):
+            value = component[m]
+            lowered = threshold if value > threshold else value
+            target[m] = field_weight * value + clip_weight * (-threshold if lowered < -threshold else lowered)
+        return
+    _norm_row(q, a, b, work)
+    inside = field_weight + clip_weight
+    for m in range(n):
+        norm = work[m]
+        shrink = threshold / norm if norm != 0 else norm
+        work[m] = inside if norm < threshold else field_weight + clip_weight * shrink
+    for k in range(len(q)):
+        component, target = q[k, a:b], out[k, start : start + n]
+        for m in range(n):
+            target[m] = work[m] * component[m]
+
+
+@_row
+def _magnitude_sums(q, a, b, threshold, work):
+    """Sum of the magnitudes, and sum and count of those above the threshold."""
+    _norm_row(q, a, b, work)
+    zero = work.dtype.type(0)
+    total, above, count = 0.0, 0.0, 0
+    for m in range(b - a):
+        value = work[m]
+        total += value
+        above += value if value > threshold else zero
+        count += value > threshold
+    return total, above, np.float64(count)
+
+
+@_parallel
+def _combine_segments(q, threshold, field_weight, clip_weight, out):
+    groups, _, n = q.shape
+    for segment in numba.prange((n + SEGMENT - 1) // SEGMENT):
+        a, b = _bounds(segment, n)
+        work = np.empty(b - a, q.dtype)
+        for k in range(groups):
+            _combine_row(q[k], a, b, threshold, field_weight, clip_weight, work, out[k], a)
+
+
+@_parallel
+def _above_segments(q, threshold, partial):
+    groups, _, n = q.shape
+    for segment in numba.prange(len(partial)):
+        a, b = _bounds(segment, n)
+        work = np.empty(b - a, q.dtype)
+        for k in range(groups):
+            _, above, count = _magnitude_sums(q[k], a, b, threshold, work)
+            partial[segment, 0] += above
+            partial[segment, 1] += count
+
+
+def _combine(q, shape, threshold, field_weight, clip_weight, out, threads):
+    target = _write(out, q.dtype, shape)
+    scalars = _scalars(q.dtype, threshold, field_weight, clip_weight)
+    _run(threads, _combine_segments, _read(q, q.dtype, shape), *scalars, target)
+
+
+def _above(q, shape, threshold, threads):
+    partial = _new_sums(shape[-1], 2, SEGMENT)
+    _run(threads, _above_segments, _read(q, q.dtype, shape), *_scalars(q.dtype, threshold), partial)
+    return _totals(partial)
+
+
+def sum_above(q, threshold, isotropic, threads=1):
+    return _above(q, _groups(len(q), q[0].size, isotropic), threshold, threads)
+
+
+def _ball_threshold(q, shape, radius, start, threads):
+    """Newton's method for sum(max(magnitude - theta, 0)) = radius, as in ``projections.pyx``: a step from any
+    point ends left of the root, steps from there increase, and an active set found twice has the root."""
+    total, count = _above(q, shape, 0.0, threads)
+    if total <= radius:
+        return 0.0
+    theta = (total - radius) / count
+    if start > theta:
+        total, active = _above(q, shape, start, threads)
+        if active > 0 and (total - radius) / active > theta:
+            theta, count = (total - radius) / active, active
+    while True:
+        total, active = _above(q, shape, theta, threads)
+        if active in (0, count):
+            return theta
+        following, count = (total - radius) / active, active
+        if not following > theta:
+            return theta
+        theta = following
+
+
+def _project_ball(x, components, radius, threshold, out, threads):
+    for k, item in enumerate(x):
+        shape = (1, components, item.size // components)
+        threshold[k] = _ball_threshold(item, shape, radius[k], threshold[k], threads)
+        _combine(item, shape, threshold[k], 1, -1, out[k], threads)
+
+
+def project_l1_ball(x, radius, threshold, out, threads=1):
+    _project_ball(x, 1, radius, threshold, out, threads)
+
+
+def project_l21_ball(x, radius, threshold, out, threads=1):
+    _project_ball(x, x.shape[1], radius, threshold, out, threads)
+
+
+def project_l2_ball(x, radius, out, threads=1):
+    for item, limit, target in zip(x, radius, out, strict=True):
+        norm = math.sqrt(_sum_and_squares(item, threads)[1])
+        _affine(item, limit / norm if norm > limit else 1, 0, target, threads)
+
+
+# --- fused updates of the one-field iteration (spec 4c) -------------------------------------
+
+
+@_parallel
+def _update_planes(x, q, relaxation, threshold, kept, carried, trial, partial):
+    n0, n1, n2 = x.shape
+    groups, size, _ = q.shape
+    for i in numba.prange(n0):
+        work, step = np.empty(n2, x.dtype), np.empty(n2, x.dtype)
+        for j in range(n1):
+            a = (i * n1 + j) * n2
+            for k in range(groups):
+                # q <- relaxation grad x + kept q + carried c
+                _combine_row(q[k], a, a + n2, threshold, kept, carried, work, q[k], a)
+                for c in range(size):
+                    _difference_row(x, i, j, _axis(k * size + c, groups * size), step)
+                    target = q[k, c, a : a + n2]
+                    for m in range(n2):
+                        target[m] += relaxation * step[m]
+                total, above, count = _magnitude_sums(q[k], a, a + n2, trial, work)
+                partial[i, 0] += total
+                partial[i, 1] += above
+                partial[i, 2] += count
+
+
+def update_field(x, q, relaxation, threshold, dual_scale, isotropic, trial, threads=1):
+    grid, kept = _grid(x.shape), 1 - relaxation
+    field = _write(q, x.dtype, _groups(x.ndim, x.size, isotropic))
+    scalars = _scalars(x.dtype, relaxation, threshold, kept, dual_scale - kept, trial)
+    partial = _new_sums(grid[0], 3)
+    _run(threads, _update_planes, _read(x, x.dtype, grid), field, *scalars, partial)
+    return _totals(partial)
+
+
+def field_divergence(q, threshold, isotropic, field_weight, clip_weight, out, threads=1):
+    p = np.empty_like(q)
+    _combine(q, _groups(out.ndim, out.size, isotropic), threshold, field_weight, clip_weight, p, threads)
+    gradient_adjoint(p, out.ndim, out, threads)
+
+
+def update_field_divergence(x, q, relaxation, threshold, new_threshold, isotropic, out, threads=1):
+    update_field(x, q, relaxation, threshold, 1.0, isotropic, 0.0, threads)
+    field_divergence(q, new_threshold, isotropic, 1.0, -2.0, out, threads)
+
+
+@_row
+def _status_sums(g, q, c):
+    """<c, g>, |g - v|^2, |v|^2 and |g|^2 of one row, v = q - c; then g <- g - v + c."""
+    cg, gv, vv, gg = 0.0, 0.0, 0.0, 0.0
+    for m in range(len(g)):
+        v = q[m] - c[m]
+        e = g[m] - v
+        cg += c[m] * g[m]
+        gv += e * e
+        vv += v * v
+        gg += g[m] * g[m]
+        g[m] = e + c[m]
+    return cg, gv, vv, gg
+
+
+@_row
+def _largest(row, largest):
+    for m in range(len(row)):
+        value = np.float64(row[m])
+        largest = value if value > largest or value != value else largest
+    return largest
+
+
+@_parallel
+def _status_planes(x, q, threshold, partial):
+    n0, n1, n2 = x.shape
+    groups, size, _ = q.shape
+    zero, one = x.dtype.type(0), x.dtype.type(1)
+    for i in numba.prange(n0):
+        work = np.empty(n2, x.dtype)
+        g, clipped = np.empty((size, n2), x.dtype), np.empty((size, n2), x.dtype)
+        for j in range(n1):
+            a = (i * n1 + j) * n2
+            for k in range(groups):
+                for c in range(size):
+                    _difference_row(x, i, j, _axis(k * size + c, groups * size), g[c])
+                total, _, _ = _magnitude_sums(g, 0, n2, zero, work)
+                partial[i, 0] += total
+                _combine_row(q[k], a, a + n2, threshold, zero, one, work, clipped, 0)
+                for c in range(size):
+                    cg, gv, vv, gg = _status_sums(g[c], q[k, c, a : a + n2], clipped[c])
+                    partial[i, 1] += cg
+                    partial[i, 2] += gv
+                    partial[i, 3] += vv
+                    partial[i, 4] += gg
+                _norm_row(g, 0, n2, work)
+                partial[i, 5] = _largest(work, partial[i, 5])
+
+
+def field_status(x, q, threshold, isotropic, threads=1):
+    grid = _grid(x.shape)
+    field = _read(q, x.dtype, _groups(x.ndim, x.size, isotropic))
+    partial = _new_sums(grid[0], 6)
+    _run(threads, _status_planes, _read(x, x.dtype, grid), field, *_scalars(x.dtype, threshold), partial)
+    return (*_totals(partial[:, :5]), float(partial[:, 5].max()))
+
+
+# --- fused updates in the Fourier domain ----------------------------------------------------
+#
+# Spectra as (rows, n2); the Laplacian is outer[row] + inner[m].
+
+
+@_row
+def _times(scale, z):
+    return complex(scale * z.real, scale * z.imag)
+
+
+@_row
+def _inner(a, b):
+    """Re(conj(a) b)"""
+    return a.real * b.real + a.imag * b.imag
+
+
+def _spectra(shape, dtype, *arrays):
+    return tuple(_read(a, dtype, (-1, shape[-1])) for a in arrays)
+
+
+def _laplacian(axes, shape, dtype):
+    """The sum over all axes but the last, one number a row, and the last axis."""
+    for axis, n in zip(axes, shape, strict=True):
+        _read(axis, dtype, n)
+    outer = functools.reduce(np.add.outer, axes[:-1], np.zeros((), dtype))
+    return outer.reshape(-1), _read(axes[-1], dtype, -1)
+
+
+@_parallel
+def _lower_rows(r, transfer, data, outer, inner, penalty, copies, partial):
+    rows, n = r.shape
+    one = outer.dtype.type(1)
+    for i in numba.prange(rows):
+        sum_e = 0.0
+        for m in range(n):
+            a, y = transfer[i, m], data[i, m]
+            inverse = one / (_inner(a, a) + penalty * (outer[i] + inner[m]))
+            x = _times(inverse, a.conjugate() * y + _times(penalty, r[i, m]))
+            e = a * x - y
+            r[i, m] = x
+            sum_e += copies[m] * _inner(e, e)
+        partial[i, 0] = sum_e
+
+
+def lower_spectrum(r, transfer, data, laplacian, penalty, copies, threads=1):
+    z, real = r.dtype, r.real.dtype
+    target = _write(r, z, (-1, r.shape[-1]))
+    partial = _new_sums(len(target), 1)
+    arguments = (*_spectra(r.shape, z, transfer, data), *_laplacian(laplacian, r.shape, real))
+    copies = _read(copies, real, r.shape[-1])
+    _run(threads, _lower_rows, target, *arguments, *_scalars(real, penalty), copies, partial)
+    return _totals(partial)[0]
+
+
+@_parallel
+def _kkt_rows(x, dual, transfer, data, penalty, copies, partial):
+    rows, n = x.shape
+    for i in numba.prange(rows):
+        sum_e = 0.0
+        for m in range(n):
+            a = transfer[i, m]
+            e = a.conjugate() * (a * x[i, m] - data[i, m]) + _times(penalty, dual[i, m])
+            sum_e += copies[m] * _inner(e, e)
+        partial[i, 0] = sum_e
+
+
+def lower_kkt(x, dual, transfer, data, penalty, copies, threads=1):
+    real = x.real.dtype
+    spectra = _spectra(x.shape, x.dtype, x, dual, transfer, data)
+    partial = _new_sums(len(spectra[0]), 1)
+    copies = _read(copies, real, x.shape[-1])
+    _run(threads, _kkt_rows, *spectra, *_scalars(real, penalty), copies, partial)
+    return _totals(partial)[0]
+
+
+@_parallel
+def _upper_rows(
+    r, residual, previous, target, transfer, data, outer, inner, eta, field_penalty, data_penalty,
+    proximal, relaxation, pull, carry, copies, partial,
+):  # fmt: skip
+    rows, n = r.shape
+    one = outer.dtype.type(1)
+    for i in numba.prange(rows):
+        sum_p, sum_e, sum_d = 0.0, 0.0, 0.0
+        for m in range(n):
+            a, y, d, p = transfer[i, m], data[i, m], target[i, m], residual[i, m]
+            numerator = _times(eta, d) + _times(field_penalty, r[i, m]) + _times(proximal, previous[i, m])
+            numerator += _times(data_penalty, a.conjugate() * (y + _times(pull, p)))
+            denominator = eta + proximal + data_penalty * _inner(a, a) + field_penalty * (outer[i] + inner[m])
+            x = _times(one / denominator, numerator)
+            e = a * x - y
+            p = _times(relaxation, e) + _times(carry, p)
+            r[i, m] = x
+            residual[i, m] = p
+            sum_p += copies[m] * _inner(p, p)
+            sum_e += copies[m] * _inner(e, e)
+            sum_d += copies[m] * _inner(x - d, x - d)
+        partial[i, 0] = sum_p
+        partial[i, 1] = sum_e
+        partial[i, 2] = sum_d
+
+
+def upper_spectrum(
+    r, previous, target, transfer, data, residual, laplacian, eta, field_penalty, data_penalty,
+    proximal, relaxation, shrink, copies, threads=1,
+):  # fmt: skip
+    z, real = r.dtype, r.real.dtype
+    if previous is None:
+        previous, proximal = target, 0
+    pull, carry = 2 * shrink - 1, 1 - relaxation * shrink
+    updated = tuple(_write(a, z, (-1, r.shape[-1])) for a in (r, residual))
+    spectra = _spectra(r.shape, z, previous, target, transfer, data)
+    scalars = _scalars(real, eta, field_penalty, data_penalty, proximal, relaxation, pull, carry)
+    partial = _new_sums(len(updated[0]), 3)
+    arguments = (*spectra, *_laplacian(laplacian, r.shape, real), *scalars, _read(copies, real, r.shape[-1]))
+    _run(threads, _upper_rows, *updated, *arguments, partial)
+    return _totals(partial)
+
+
+@_parallel
+def _dual_rows(dual, residual, target, transfer, data, field_penalty, data_weight, copies, partial):
+    rows, n = dual.shape
+    for i in numba.prange(rows):
+        sum_qd, sum_qq, sum_ny, sum_nn = 0.0, 0.0, 0.0, 0.0
+        for m in range(n):
+            v = _times(data_weight, residual[i, m])
+            q = _times(field_penalty, dual[i, m]) + transfer[i, m].conjugate() * v
+            sum_qd += copies[m] * _inner(q, target[i, m])
+            sum_qq += copies[m] * _inner(q, q)
+            sum_ny += copies[m] * _inner(v, data[i, m])
+            sum_nn += copies[m] * _inner(v, v)
+        partial[i, 0] = sum_qd
+        partial[i, 1] = sum_qq
+        partial[i, 2] = sum_ny
+        partial[i, 3] = sum_nn
+
+
+def upper_dual(dual, residual, target, transfer, data, field_penalty, data_weight, copies, threads=1):
+    real = dual.real.dtype
+    spectra = _spectra(dual.shape, dual.dtype, dual, residual, target, transfer, data)
+    partial = _new_sums(len(spectra[0]), 4)
+    copies = _read(copies, real, dual.shape[-1])
+    _run(threads, _dual_rows, *spectra, *_scalars(real, field_penalty, data_weight), copies, partial)
+    return _totals(partial)
+
+
+# --- fused update of the linear-programming form (spec 4a) ----------------------------------
+
+
+@_row
+def _slack_row(g, s1, s2, c, l1, l2, p, shift, penalty, proximal):
+    """One component of one row; p receives the field for grad^T.  Returns the sums of c and |g|."""
+    zero, one = g.dtype.type(0), g.dtype.type(1)
+    w_scale, s_scale = one / (penalty + penalty + proximal), one / (penalty + proximal)
+    total, variation = 0.0, 0.0
+    for m in range(len(g)):
+        w = (c[m] - shift) * w_scale
+        m1 = l1[m] + penalty * (g[m] + s1[m] - w)
+        m2 = l2[m] + penalty * (g[m] - s2[m] + w)
+        a1 = (penalty * (w - g[m]) - m1 + proximal * s1[m]) * s_scale
+        a2 = (penalty * (w + g[m]) + m2 + proximal * s2[m]) * s_scale
+        a1 = zero if a1 < zero else a1
+        a2 = zero if a2 < zero else a2
+        l1[m] = m1
+        l2[m] = m2
+        s1[m] = a1
+        s2[m] = a2
+        c[m] = penalty * (a1 + a2) + m1 - m2 + proximal * w
+        p[m] = penalty * (a2 - a1) - m2 - m1
+        total += c[m]
+        variation += abs(g[m])
+    return total, variation
+
+
+@_parallel
+def _slack_planes(x, s1, s2, c, l1, l2, p, shift, penalty, proximal, partial):
+    n0, n1, n2 = x.shape
+    d = len(p)
+    for i in numba.prange(n0):
+        g = np.empty(n2, x.dtype)
+        for k in range(d):
+            for j in range(n1):
+                _difference_row(x, i, j, _axis(k, d), g)
+                rows = s1[k, i, j], s2[k, i, j], c[k, i, j], l1[k, i, j], l2[k, i, j], p[k, i, j]
+                total, variation = _slack_row(g, *rows, shift, penalty, proximal)
+                partial[i, 0] += total
+                partial[i, 1] += variation
+
+
+def slack_update(x, s1, s2, c, l1, l2, shift, penalty, proximal, out, threads=1):
+    grid = _grid(x.shape)
+    p = np.empty((x.ndim, *grid), x.dtype)
+    fields = tuple(_write(field, x.dtype, p.shape) for field in (s1, s2, c, l1, l2))
+    scalars = _scalars(x.dtype, shift, penalty, proximal)
+    partial = _new_sums(grid[0], 2)
+    _run(threads, _slack_planes, _read(x, x.dtype, grid), *fields, p, *scalars, partial)
+    gradient_adjoint(p, x.ndim, out, threads)
+    return _totals(partial)
