@@ -1,0 +1,60 @@
+"""Bilevel image restoration: certified total-variation solvers over compiled kernels.
+
+>>> import bioperf
+>>> solution = bioperf.deblur(y, psf)
+
+Start with ``deblur``; ``solve_lower`` and ``solve_bio`` are the solvers under it, ``bioperf.kernels`` the
+loops under those.
+"""
+
+import importlib
+import warnings
+from pathlib import Path
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Blur": "operators",
+    "DivergenceError": "solution",
+    "Solution": "solution",
+    "as_linear_operator": "operators",
+    "deblur": "deblurring",
+    "estimate_noise": "noise",
+    "nre": "metrics",
+    "psnr": "metrics",
+    "rlne": "metrics",
+    "solve_bio": "bio",
+    "solve_lower": "lower",
+    "ssim": "metrics",
+}
+_MODULES = ("fft", "kernels", "metrics", "targets")
+
+__all__ = ["__version__", *_HOME, *_MODULES]
+
+
+def __getattr__(name):
+    if name in _HOME:
+        value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+        globals()[name] = value
+        return value
+    if name in _MODULES:
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted(__all__)
+
+
+def _warn_without_compiled_kernels():
+    here = Path(__file__).parent
+    if any((here / "kernels").glob("tv.*.so")) or any((here / "kernels").glob("tv.*.pyd")):
+        return
+    if (here.parent / "setup.py").exists():
+        advice = "this is a source checkout without its extensions: run 'pip install -e .' in it or leave the folder"
+    else:
+        advice = "it was installed without a C compiler: install one and run 'pip install --force-reinstall bioperf'"
+    warnings.warn(f"bioperf has no compiled kernels and runs on Numba or NumPy, slower; {advice}", stacklevel=3)
+
+
+_warn_without_compiled_kernels()

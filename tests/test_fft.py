@@ -1,0 +1,189 @@
+"""The FFT libraries against numpy.fft, their bits over threads, and the spectra that the solvers count on."""
+
+import importlib.util
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from bioperf import Blur, fft, solve_lower
+from bioperf.kernels import get_backend
+
+# Error of a result relative to its largest entry.
+TOLERANCE = {np.float32: 2e-6, np.float64: 1e-14}
+DTYPES = (np.float32, np.float64)
+# even, odd and prime sizes, and the shortest
+SHAPES = [
+    (1,), (2,), (16,), (15,), (97,),
+    (1, 6), (6, 1), (12, 10), (9, 15), (8, 7), (31, 29),
+    (4, 6, 8), (5, 3, 9), (7, 1, 11), (3, 2, 1),
+]  # fmt: skip
+SMALL = [(300,), (60, 40), (13, 7, 5)]
+LARGE = [(352, 350), (353, 401), (1500, 83), (40, 3100), (50, 51, 52)]
+
+every_library = pytest.mark.parametrize(
+    "library",
+    [
+        pytest.param(name, marks=pytest.mark.skipif(state is not True, reason=f"{name}: {state}"))
+        for name, state in fft.available_libraries().items()
+    ],
+)
+every_dtype = pytest.mark.parametrize("dtype", DTYPES)
+every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
+
+
+@pytest.fixture
+def automatic():
+    yield
+    fft.set_library("auto")
+
+
+def image(shape, dtype=np.float64):
+    return np.random.default_rng([3, *shape]).standard_normal(shape).astype(dtype)
+
+
+def assert_close(actual, expected, dtype):
+    assert actual.dtype == np.result_type(dtype, actual.dtype) and actual.shape == expected.shape
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=TOLERANCE[dtype] * max(1, np.abs(expected).max()))
+
+
+# --- the transforms -------------------------------------------------------------------------
+
+
+@every_dtype
+@every_shape
+@every_library
+def test_matches_numpy(library, shape, dtype):
+    x = image(shape, dtype)
+    untouched = x.copy()
+    transform = fft.real_fft(shape, dtype, library=library)
+    assert transform.library == library
+    coefficients = transform.coefficients(x)
+    assert coefficients.dtype == np.result_type(dtype, np.complex64)
+    assert_close(coefficients, np.fft.rfftn(x.astype(np.float64), norm="forward"), dtype)
+    np.testing.assert_array_equal(x, untouched)
+
+    real, spectrum = transform.empty("real", "spectrum")
+    real[...] = x
+    assert_close(transform.scale * transform.forward(real, spectrum), coefficients, dtype)
+    back = transform.inverse(coefficients, real)
+    assert back.dtype == dtype
+    assert_close(back, untouched, dtype)
+
+
+@every_dtype
+@pytest.mark.parametrize("shape", SMALL + LARGE, ids=str)
+@every_library
+def test_thread_count_does_not_change_the_bits(library, shape, dtype):
+    results = []
+    for threads in (1, 2, 3):
+        transform = fft.real_fft(shape, dtype, threads=threads, library=library)
+        alone = shape in SMALL or library == "pyfftw"
+        assert transform.threads == (1 if alone else threads)
+        coefficients = transform.coefficients(image(shape, dtype))
+        (real,) = transform.empty("real")
+        results.append((coefficients.copy(), transform.inverse(coefficients, real).copy()))
+    for other in results[1:]:
+        for one, reference in zip(other, results[0], strict=True):
+            np.testing.assert_array_equal(one, reference, strict=True)
+    assert_close(results[0][1], image(shape, dtype), dtype)
+
+
+def test_the_threaded_shapes_are_above_the_limit():
+    assert all(math.prod(shape) < fft.THREADED_FROM for shape in SMALL)
+    assert all(math.prod(shape) >= fft.THREADED_FROM for shape in LARGE)
+
+
+# --- work arrays ----------------------------------------------------------------------------
+
+
+def test_workspace_is_aligned_staggered_and_disjoint():
+    forms = [((5, 7), np.float32), ((3, 4, 6), np.complex128), ((11,), np.float64)] * 9
+    arrays = fft.workspace(forms)
+    spans = []
+    for k, (array, (shape, dtype)) in enumerate(zip(arrays, forms, strict=True)):
+        assert array.shape == shape and array.dtype == dtype
+        assert array.flags.c_contiguous and array.flags.writeable
+        start = array.ctypes.data
+        assert start % 64 == 0 and start % 4096 == 192 * (k + 1) % 4096
+        spans.append((start, start + array.nbytes))
+    assert all(stop <= start for (_, stop), (start, _) in itertools.pairwise(sorted(spans)))
+
+
+@every_dtype
+def test_transform_arrays_come_from_one_workspace(dtype):
+    transform = fft.real_fft((9, 8), dtype)
+    real, spectrum = transform.empty("real", "spectrum")
+    assert (real.shape, real.dtype) == ((9, 8), dtype)
+    assert (spectrum.shape, spectrum.dtype) == ((9, 5), np.result_type(dtype, np.complex64))
+    assert (spectrum.ctypes.data - real.ctypes.data) % 4096 == 192
+
+
+# --- choice of the library ------------------------------------------------------------------
+
+
+def without(monkeypatch, *missing):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in missing else find(name, *rest))
+
+
+def test_unknown_library(automatic):
+    for choose in (fft.set_library, lambda name: fft.real_fft((4, 4), np.float64, library=name)):
+        with pytest.raises(ValueError, match=r"unknown FFT library 'fftpack'.*'auto'.*'scipy'"):
+            choose("fftpack")
+    assert fft.real_fft((4, 4), np.float64).library in fft.LIBRARIES
+
+
+@pytest.mark.parametrize("name", ["pyfftw", "ducc0"])
+def test_missing_library_is_refused_by_name(monkeypatch, automatic, name):
+    without(monkeypatch, name)
+    assert f"pip install {name}" in fft.available_libraries()[name]
+    for choose in (fft.set_library, lambda library: fft.real_fft((4, 4), np.float64, library=library)):
+        with pytest.raises(ImportError, match=f"{name}.*pip install {name}"):
+            choose(name)
+
+
+def test_scipy_stands_in_for_missing_libraries_under_auto(monkeypatch):
+    without(monkeypatch, "pyfftw", "ducc0")
+    assert fft.available_libraries()["scipy"] is True
+    assert fft.real_fft((4, 4), np.float64).library == "scipy"
+
+
+@every_library
+def test_set_library_is_honoured_by_a_solve(automatic, library):
+    y = image((12, 15))
+    A = Blur(np.ones((3, 3)) / 9, y.shape)
+    plain = solve_lower(A, y, 0.1, max_iter=40)
+    fft.set_library(library)
+    chosen = solve_lower(A, y, 0.1, max_iter=40)
+    assert chosen.fft == library
+    np.testing.assert_allclose(chosen.x, plain.x, rtol=0, atol=1e-12)
+    fft.set_library("auto")
+    assert solve_lower(A, y, 0.1, max_iter=40).fft == plain.fft
+
+
+# --- spectra --------------------------------------------------------------------------------
+
+
+@every_dtype
+@every_shape
+def test_laplacian_is_the_diagonal_of_gradient_adjoint_gradient(shape, dtype):
+    kernels, x = get_backend("reference"), image(shape)
+    transform = fft.real_fft(shape, dtype)
+    laplacian = transform.laplacian()
+    assert all(axis.dtype == dtype for axis in laplacian)
+    diagonal = sum(np.ix_(*laplacian))
+    filtered = np.fft.irfftn(diagonal * np.fft.rfftn(x), shape, axes=range(len(shape)))
+    direct = kernels.gradient_adjoint(kernels.gradient(x, ndim=len(shape)), ndim=len(shape))
+    assert_close(filtered, direct, dtype)
+
+
+@every_dtype
+@every_shape
+def test_copies_by_parseval(shape, dtype):
+    x = image(shape)
+    copies = fft.real_fft(shape, dtype).copies()
+    power = np.abs(np.fft.rfftn(x, norm="forward")) ** 2
+    assert copies.dtype == dtype and copies.sum() == shape[-1]
+    assert x.size * np.sum(power * copies) == pytest.approx(np.sum(x**2), rel=1e-12)
