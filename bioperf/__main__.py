@@ -1,0 +1,6 @@
+"""``python -m bioperf`` is the command ``bioperf``."""
+
+from .cli import main
+
+if __name__ == "__main__":
+    main()

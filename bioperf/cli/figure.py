@@ -1,0 +1,179 @@
+"""Before and after in one figure: the images, an enlarged part of each, the psf and the convergence."""
+
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+
+from ..io import write_whole
+
+__all__ = ["Panel", "draw"]
+
+WIDTH = 1500
+_INK, _MUTED, _ACCENT = "#1f2933", "#52606d", "#f2b134"
+# What is smaller is rounding, and is not drawn.
+_FLOOR = 1e-9
+_CURVES = (
+    ("gap", "relative gap", "#1b6ca8"),
+    ("tv_infeasibility", "TV infeasibility", "#d1495b"),
+    ("data_infeasibility", "data infeasibility", "#3a9d6e"),
+    ("kkt_residual", "KKT residual", "#8a7fb5"),
+)
+
+
+@dataclass
+class Panel:
+    """One column: a title, an image (H, W) or (H, W, 3) in [0, 1], and (PSNR, SSIM) if there is a reference."""
+
+    title: str
+    image: np.ndarray
+    quality: tuple | None = None
+
+
+def draw(path, panels, psf, facts, history, *, stop=None, crop=None):
+    """Draw the columns of ``panels``, the certificate and its curves; write a PNG of 1500 pixels' width.
+
+    Parameters
+    ----------
+    path : str or Path
+    panels : list of Panel
+        Images of one shape; the psf is drawn into the second-last one, the blurred.
+    psf : ndarray, shape (kh, kw)
+    facts : list of (str, str)
+        Names and values beside the images.
+    history : dict of str -> ndarray
+        A Solution's; the curves of a certificate are taken from it where present.
+    stop : int, optional
+        The iteration to mark as the end of the solve, where the history goes on.
+    crop : tuple of 2 slices, optional
+        The part to enlarge; the one with the strongest gradients by default.
+
+    Raises
+    ------
+    OutputError
+    """
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shape = panels[0].image.shape[:2]
+    crop = crop or _liveliest(panels[-1].image)
+    columns = len(panels) + 1
+    column_width = 14.4 / columns
+    crop_shape = tuple(part.stop - part.start for part in crop)
+    heights = [shape[0] / shape[1], crop_shape[0] / crop_shape[1]]
+    height = float(np.clip(column_width * sum(heights) + 1.1, 4.0, 24.0))
+    style = {"font.family": "DejaVu Sans", "font.size": 11, "text.color": _INK, "axes.labelcolor": _INK}
+    with rc_context(style):
+        figure = Figure(figsize=(WIDTH / 100, height), dpi=100, facecolor="white", layout="constrained")
+        FigureCanvasAgg(figure)
+        figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06, wspace=0.01, hspace=0.01)
+        grid = figure.add_gridspec(2, columns, height_ratios=heights, width_ratios=[1] * len(panels) + [1.04])
+        for k, panel in enumerate(panels):
+            whole, part = figure.add_subplot(grid[0, k]), figure.add_subplot(grid[1, k])
+            _draw_panel(whole, part, panel, crop)
+            if k == len(panels) - 2:
+                _draw_psf(whole, psf)
+        handles = _draw_convergence(figure.add_subplot(grid[1, -1]), history, stop)
+        _draw_facts(figure.add_subplot(grid[0, -1]), facts, handles, heights[0])
+        buffer = BytesIO()
+        figure.savefig(buffer, format="png")
+    content = _compact(buffer)
+    write_whole(path, lambda temporary: temporary.write_bytes(content))
+
+
+def _draw_panel(whole, part, panel, crop):
+    from matplotlib.patches import Rectangle
+
+    image = np.clip(panel.image, 0, 1)
+    look = {"cmap": "gray", "vmin": 0, "vmax": 1}
+    whole.imshow(image, **look)
+    whole.set_title(panel.title, fontsize=14, fontweight="bold", pad=24)
+    if panel.quality:
+        text = "PSNR {:.2f} dB    SSIM {:.3f}".format(*panel.quality)
+        whole.text(0.5, 1.02, text, transform=whole.transAxes, ha="center", va="bottom", fontsize=12)
+    rows, columns = crop
+    corner = (columns.start - 0.5, rows.start - 0.5)
+    frame = {"fill": False, "edgecolor": _ACCENT, "linewidth": 2}
+    whole.add_patch(Rectangle(corner, columns.stop - columns.start, rows.stop - rows.start, **frame))
+    part.imshow(image[crop], interpolation="bicubic", **look)
+    for axes, colour in ((whole, _INK), (part, _ACCENT)):
+        axes.set_xticks([])
+        axes.set_yticks([])
+        for spine in axes.spines.values():
+            spine.set(color=colour, linewidth=1 if axes is whole else 2.5)
+
+
+def _draw_psf(whole, psf):
+    inset = whole.inset_axes((0.7, 0.02, 0.28, 0.28))
+    inset.imshow(psf, cmap="gray", interpolation="nearest")
+    inset.set_xticks([])
+    inset.set_yticks([])
+    inset.set_title("blur kernel", fontsize=9, color="white", pad=3)
+    for spine in inset.spines.values():
+        spine.set(color="white", linewidth=1.5)
+
+
+def _draw_facts(axes, facts, handles, aspect):
+    axes.set_box_aspect(aspect)
+    axes.set_title("Certificate", fontsize=14, fontweight="bold", pad=24)
+    axes.set_axis_off()
+    step = min(0.115, 0.8 / max(1, len(facts)))
+    for k, (name, value) in enumerate(facts):
+        height = 0.97 - k * step
+        axes.text(0.04, height, name, transform=axes.transAxes, va="top", fontsize=11, color=_MUTED)
+        axes.text(0.98, height, value, transform=axes.transAxes, va="top", ha="right", fontsize=11)
+    if handles:
+        axes.legend(
+            handles=handles, loc="lower left", bbox_to_anchor=(0.0, -0.04), ncols=2, frameon=False, fontsize=9.5,
+            handlelength=1.4, columnspacing=1.2,
+        )  # fmt: skip
+
+
+def _draw_convergence(axes, history, stop):
+    handles = []
+    for name, label, colour in _CURVES:
+        if name in history:
+            values = np.abs(np.asarray(history[name], float))
+            shown = values > _FLOOR
+            look = {"marker": "o", "markersize": 3, "linewidth": 1.8, "color": colour}
+            label = label if shown.any() else f"{label}: 0"
+            handles += axes.plot(history["iteration"][shown], values[shown], label=label, **look)
+    axes.set_yscale("log")
+    if stop is not None:
+        axes.axvline(stop, color=_MUTED, linewidth=1.2, linestyle=(0, (4, 3)))
+        place = {"textcoords": "offset points", "xycoords": ("data", "axes fraction"), "fontsize": 9, "color": _MUTED}
+        axes.annotate("stopped here", (stop, 0.94), (4, 2), **place)
+    axes.set_xlabel("iteration of the upper level")
+    axes.yaxis.tick_right()
+    axes.tick_params(colors=_MUTED, labelsize=9)
+    axes.grid(True, which="major", color="#e3e8ed", linewidth=0.8)
+    axes.minorticks_off()
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("bottom", "right"))
+        spine.set_color(_MUTED)
+    return handles
+
+
+def _liveliest(image):
+    """The square, a quarter of the shorter side, with the largest sum of gradient magnitudes."""
+    grey = image.mean(-1) if image.ndim == 3 else image
+    side = max(8, min(grey.shape) // 4)
+    side = min(side, *grey.shape)
+    strength = sum(np.abs(np.diff(grey, axis=axis, append=0)) for axis in (0, 1)).astype(float)
+    strength[:, -1], strength[-1] = 0, 0
+    total = np.pad(strength.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    boxes = total[side:, side:] - total[:-side, side:] - total[side:, :-side] + total[:-side, :-side]
+    row, column = np.unravel_index(np.argmax(boxes), boxes.shape)
+    return slice(int(row), int(row) + side), slice(int(column), int(column) + side)
+
+
+def _compact(buffer):
+    """The same picture as PNG without an alpha channel."""
+    from PIL import Image
+
+    buffer.seek(0)
+    out = BytesIO()
+    Image.open(buffer).convert("RGB").save(out, "PNG", optimize=True)
+    return out.getvalue()
