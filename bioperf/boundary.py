@@ -42,8 +42,13 @@ def fill_margin(y, psf, solve, rounds):
     -------
     A : Blur on the extended domain; z : the extended data; x : the last solution; frame : the slices of y.
     """
+    from scipy.fft import next_fast_len
+
     shape = y.shape[y.ndim - psf.ndim :]
-    margins = [min(2 * (k // 2) + 8, n) for k, n in zip(psf.shape, shape, strict=True)]
+    # The margin's size is free: take the next one whose transform is fast.
+    margins = [
+        next_fast_len(n + min(2 * (k // 2) + 8, n), real=True) - n for k, n in zip(psf.shape, shape, strict=True)
+    ]
     frame = (Ellipsis, *(slice(n) for n in shape))
     z = extend_periodically(y, margins)
     A = Blur(psf, z.shape[y.ndim - psf.ndim :])
