@@ -1,4 +1,4 @@
-"""The upper level: bilevel integrative optimisation (BIO) of an image (spec 2, 4 and 6)."""
+"""The upper level: bilevel integrative optimisation (BIO) of an image (mathematics.md 2, 4 and 6)."""
 
 import numpy as np
 
@@ -60,7 +60,7 @@ def solve_bio(
     callback=None,
     threads=None,
 ):
-    """Solve the relaxed bilevel problem (spec 2, eq. 3; the paper's eq. with epsilon = kappa = 0):
+    """Solve the relaxed bilevel problem (mathematics.md, eq. 1; the paper's eq. with epsilon = kappa = 0):
 
         min_x  eta/2 |x - D|^2   subject to   |A x - ybar| <= epsilon,   TV(x) <= (1 + kappa) TV(xbar)
 
@@ -68,7 +68,7 @@ def solve_bio(
     is the target made from the data.  With epsilon = kappa = 0 the feasible points are the lower level's
     solutions; where that solution is unique it is the answer whatever D is.
 
-    Splitting "ball" (spec 4b in the one-field form 4c), with a = 1.6, c = clip(q, theta):
+    Splitting "ball" (mathematics.md 4b in the one-field form 4c), with a = 1.6, c = clip(q, theta):
 
     1. q <- a grad x + (1 - a)(q - c) + c            one pass, with the norm of the new field
     2. theta <- the threshold that puts |q - clip(q, theta)|_1 at the TV bound (0 inside)
@@ -76,7 +76,7 @@ def solve_bio(
     4. X = (eta D + b_v F rhs + b_p conj(H)(Y + (2s - 1) r)) / (eta + b_p |H|^2 + b_v L)
     5. r <- a (H X - Y) + (1 - a s) r;  s = min(1, epsilon/|r|);  x = F^-1 X      with 4 in one pass
 
-    Splitting "slack" (spec 4a, the paper's linear-programming form, anisotropic): ``kernels.slack_update``
+    Splitting "slack" (mathematics.md 4a, the paper's linear-programming form, anisotropic): ``kernels.slack_update``
     lists its updates.
 
     Parameters
@@ -120,7 +120,7 @@ def solve_bio(
     Returns
     -------
     Solution
-        ``lower_bound`` is the dual value of spec 6 at the current multipliers, a bound for any of them;
+        ``lower_bound`` is the dual value of mathematics.md 6 at the current multipliers, a bound for any of them;
         ``infeasibility`` has "tv" and "data", as above; ``details`` has "lower" (xbar's Solution, or None),
         "target" (the image D), "penalties", "total_variation_bound" and "epsilon".
 

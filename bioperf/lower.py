@@ -1,4 +1,4 @@
-"""The lower level: total-variation restoration, min_x 1/2 |A x - y|^2 + gamma TV(x) (spec 3)."""
+"""The lower level: total-variation restoration, min_x 1/2 |A x - y|^2 + gamma TV(x) (mathematics.md 3)."""
 
 import functools
 
@@ -47,7 +47,7 @@ def solve_lower(
 ):
     """Solve min_x 1/2 |A x - y|^2 + tv_weight TV(x) with a certified stop.
 
-    ADMM in one-field form (spec 4c): with v = grad x, clip threshold theta = tv_weight / penalty and
+    ADMM in one-field form (mathematics.md 4c): with v = grad x, clip threshold theta = tv_weight / penalty and
     c = clip(q, theta), an iteration is
 
     1. q <- a grad x + (1 - a)(q - c) + c            one pass over the field, with

@@ -243,7 +243,7 @@ class Backend:
         return out
 
     def rank_one_solve(self, c, diagonal, rank_one, *, out=None, threads=None):
-        """w with ``(diagonal I + rank_one e e^T) w = c``, e the vector of ones (the w-update of spec 4a)."""
+        """w with ``(diagonal I + rank_one e e^T) w = c``, e the vector of ones (the w-update of mathematics.md 4a)."""
         if not (diagonal > 0 and rank_one >= 0):
             raise ValueError(f"rank_one_solve: needs diagonal > 0 and rank_one >= 0, got {diagonal}, {rank_one}")
         return self._map(self.module.rank_one_solve, c, (float(diagonal), float(rank_one)), out, threads)

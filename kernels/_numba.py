@@ -365,7 +365,7 @@ def project_l2_ball(x, radius, out, threads=1):
         _affine(item, limit / norm if norm > limit else 1, 0, target, threads)
 
 
-# --- fused updates of the one-field iteration (spec 4c) -------------------------------------
+# --- fused updates of the one-field iteration (mathematics.md 4c) -------------------------------------
 
 
 @_parallel
@@ -613,7 +613,7 @@ def upper_dual(dual, residual, target, transfer, data, field_penalty, data_weigh
     return _totals(partial)
 
 
-# --- fused update of the linear-programming form (spec 4a) ----------------------------------
+# --- fused update of the linear-programming form (mathematics.md 4a) ----------------------------------
 
 
 @_row

@@ -84,7 +84,7 @@ def spectral_divide(numerator, denominator, out, threads=1):
     np.divide(numerator, denominator, out=out)
 
 
-# --- fused updates of the one-field iteration (spec 4c) -------------------------------------
+# --- fused updates of the one-field iteration (mathematics.md 4c) -------------------------------------
 #
 # q is the field (d, *spatial); c = clip(q, -threshold, threshold), by component or by pixel norm.
 
@@ -193,7 +193,7 @@ def upper_spectrum(
     r, previous, target, transfer, data, residual, laplacian, eta, field_penalty, data_penalty,
     proximal, relaxation, shrink, copies, threads=1,
 ):  # fmt: skip
-    """The x-update and the data-ball update of spec 4c, r <- X and residual <- r_p in place.
+    """The x-update and the data-ball update of mathematics.md 4c, r <- X and residual <- r_p in place.
 
     X = (eta D + proximal X_previous + field_penalty r + data_penalty conj(A)(Y + (2 shrink - 1) r_p)) / den
     r_p <- relaxation (A X - Y) + (1 - relaxation shrink) r_p
@@ -213,13 +213,13 @@ def upper_spectrum(
 
 
 def upper_dual(dual, residual, target, transfer, data, field_penalty, data_weight, copies, threads=1):
-    """<Q, D>, |Q|^2, <N, Y>, |N|^2 with N = data_weight r_p and Q = field_penalty M + conj(A) N (spec 6)."""
+    """<Q, D>, |Q|^2, <N, Y>, |N|^2 with N = data_weight r_p and Q = field_penalty M + conj(A) N (mathematics.md 6)."""
     n = data_weight * residual
     q = field_penalty * dual + np.conj(transfer) * n
     return _inner(q, target, copies), _inner(q, q, copies), _inner(n, data, copies), _inner(n, n, copies)
 
 
-# --- fused update of the linear-programming form (spec 4a) ----------------------------------
+# --- fused update of the linear-programming form (mathematics.md 4a) ----------------------------------
 
 
 def slack_update(x, s1, s2, c, l1, l2, shift, penalty, proximal, out, threads=1):

@@ -145,7 +145,7 @@ ROW NAME(split)(int d, ptrdiff_t n, const REAL *restrict q0, const REAL *restric
     else NAME(split_body)(3, n, q0, q1, q2, t, field_weight, clip_weight, p0, p1, p2);
 }
 
-/* --- one-field update (spec 4c); x is the row, x0..x2 its forward neighbours --------------- */
+/* --- one-field update (mathematics.md 4c); x is the row, x0..x2 its forward neighbours --------------- */
 
 /* q <- relaxation (x_next - x) + kept q + carried c, c = clip(q, t) */
 INLINE void NAME(update_body)(const int d, const int sums, ptrdiff_t n, const REAL *restrict x,
@@ -244,7 +244,7 @@ ROW NAME(status)(int d, ptrdiff_t n, const REAL *restrict x, const REAL *restric
     else NAME(status_body)(3, n, x, x0, x1, x2, q0, q1, q2, t, acc);
 }
 
-/* --- linear-programming form (spec 4a), one component; p receives the field for grad^T ------ */
+/* --- linear-programming form (mathematics.md 4a), one component; p receives the field for grad^T ------ */
 
 ROW NAME(slack)(ptrdiff_t n, const REAL *restrict x, const REAL *restrict x_next, REAL *restrict s1, REAL *restrict s2,
                 REAL *restrict c, REAL *restrict l1, REAL *restrict l2, REAL shift, REAL penalty, REAL proximal,
@@ -315,7 +315,7 @@ ROW NAME(lower_kkt)(ptrdiff_t n, const REAL *restrict X, const REAL *restrict M,
     }
 }
 
-/* The x-update and the data-ball update of spec 4c; acc += |r_p|^2, |A X - Y|^2, |X - D|^2 */
+/* The x-update and the data-ball update of mathematics.md 4c; acc += |r_p|^2, |A X - Y|^2, |X - D|^2 */
 INLINE void NAME(upper_body)(const int proximal_term, ptrdiff_t n, REAL *restrict r, const REAL *restrict previous,
                              const REAL *restrict D, const REAL *restrict A, const REAL *restrict Y,
                              REAL *restrict residual, const REAL *restrict lap, REAL lap_outer, REAL eta,

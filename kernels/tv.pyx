@@ -1,5 +1,5 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True
-"""Compiled total-variation kernels: gradient, its adjoint, and the one-field updates of spec 4c."""
+"""Compiled total-variation kernels: gradient, its adjoint, and the one-field updates of mathematics.md 4c."""
 
 cimport numpy as cnp
 from cython.parallel cimport prange

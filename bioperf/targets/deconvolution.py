@@ -8,7 +8,7 @@ from .base import Target
 
 
 class Deconvolution(Target):
-    """Regularised deconvolution, ``X = (conj(H) + alpha) Y / (|H|^2 + alpha)`` in the Fourier domain (spec 5).
+    """Regularised deconvolution, ``X = (conj(H) + alpha) Y / (|H|^2 + alpha)`` in the Fourier domain.
 
     Parameters
     ----------
