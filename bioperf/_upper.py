@@ -33,7 +33,7 @@ class UpperLevel:
         self.gap = (objective - lower_bound) / max(abs(objective), abs(lower_bound), self.objective_floor)
         self.tv_excess = max(0.0, tv - self.bound) / self.bound_scale
         self.data_excess = max(0.0, residual - self.epsilon) / self.data_norm
-        self.objective, self.tv = objective, tv
+        self.objective = objective
         data_tol = DATA_TOL_FACTOR * self.tol
         measure = max(abs(self.gap) / self.tol, self.tv_excess / self.tol, self.data_excess / data_tol)
         stopped = self.record.add(
@@ -54,7 +54,7 @@ class UpperLevel:
         return 1 / BALANCE_BY, "tv" if data_leads else "data"
 
     def dual_bound(self, dual, field_weight, residual, data_weight, field_norm):
-        """Spec 6: <q, D> - |q|^2/(2 eta) - t |mu|_inf - <nu, ybar> - epsilon |nu|, and |q|."""
+        """mathematics.md 6: <q, D> - |q|^2/(2 eta) - t |mu|_inf - <nu, ybar> - epsilon |nu|, and |q|."""
         pixels = self.problem.pixels
         qd, qq, ny, nn = (
             pixels * value

@@ -26,6 +26,14 @@ def as_images(name, a, shape=None, ndim=None):
     return np.ascontiguousarray(a, dtype=a.dtype.newbyteorder("="))
 
 
+def as_images_like(name, a, y):
+    """``as_images`` of exactly y's shape, in y's dtype."""
+    a = as_images(name, a)
+    if a.shape != y.shape:
+        raise ValueError(f"{name}: expected shape {y.shape}, got {a.shape}")
+    return a.astype(y.dtype, copy=False)
+
+
 def check_finite(name, a):
     """ValueError with the number and the first place of NaN or infinite entries."""
     # The sum is NaN or infinite if an entry is: one pass, and no mask in the usual case.

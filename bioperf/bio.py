@@ -14,6 +14,7 @@ from ._upper import (
 )
 from ._validation import (
     as_images,
+    as_images_like,
     check_callback,
     check_choice,
     check_count,
@@ -160,9 +161,9 @@ def solve_bio(
     if isinstance(ybar, str):
         check_choice("ybar", ybar, YBAR)
     else:
-        ybar = _like(y, "ybar", ybar)
+        ybar = as_images_like("ybar", ybar, y)
     if x0 is not None:
-        x0 = _like(y, "x0", x0)
+        x0 = as_images_like("x0", x0, y)
     target = resolve_target(target, y)
     xbar, lower_solution = _lower_image(A, y, lower, ybar, tv_weight, isotropic, threads)
     if isinstance(ybar, str):
@@ -184,19 +185,12 @@ def solve_bio(
     return solution
 
 
-def _like(y, name, a):
-    a = as_images(name, a)
-    if a.shape != y.shape:
-        raise ValueError(f"{name}: expected shape {y.shape}, got {a.shape}")
-    return a.astype(y.dtype, copy=False)
-
-
 def _lower_image(A, y, lower, ybar, tv_weight, isotropic, threads):
     """xbar and, if it was solved here or given as one, its Solution."""
     if isinstance(lower, Solution):
-        return _like(y, "lower", lower.x), lower
+        return as_images_like("lower", lower.x, y), lower
     if lower is not None:
-        return _like(y, "lower", lower), None
+        return as_images_like("lower", lower, y), None
     options = {"isotropic": isotropic, "threads": threads}
     if isinstance(ybar, str) and ybar.startswith("apg"):
         change = float(ybar[4:] or 1e-4)
@@ -328,9 +322,9 @@ def _slack(problem, data, image, bound, x0, penalties, **options):
         )  # fmt: skip
         if converged or stopped:
             break
-        if automatic and done in SLACK_BALANCE_AT and abs(upper.gap) > upper.tol:
-            feasible = upper.tv_excess <= upper.tol and upper.data_excess <= DATA_TOL_FACTOR * upper.tol
-            factor = 1 / BALANCE_BY if feasible and upper.gap > 0 else BALANCE_BY if upper.gap < 0 else 1.0
+        feasible = upper.tv_excess <= upper.tol and upper.data_excess <= DATA_TOL_FACTOR * upper.tol
+        if automatic and done in SLACK_BALANCE_AT and (upper.gap < -upper.tol or (upper.gap > upper.tol and feasible)):
+            factor = BALANCE_BY if upper.gap < 0 else 1 / BALANCE_BY
             c -= problem.dtype.type(shift)
             penalty, shift, previous_diagonal = penalty * factor, 0.0, diagonal
             diagonal = 2 * penalty + proximal

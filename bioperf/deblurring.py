@@ -146,8 +146,8 @@ def deblur(
         planes, channels = np.moveaxis(y, channel_axis, -d - 1), 1
         if isinstance(target, np.ndarray):
             target = np.moveaxis(target, channel_axis, -d - 1)
-    Blur(psf, planes.shape[-d:])
-    psf = psf.astype(np.float64) / psf.sum(dtype=np.float64)
+    A = Blur(psf, planes.shape[-d:])
+    A = Blur(A.psf / A.psf.sum(), A.shape)
     options = {"isotropic": isotropic, "tol": tol, "max_iter": max_iter, "callback": callback, "threads": threads}
 
     start = time.perf_counter()
@@ -159,7 +159,7 @@ def deblur(
         for channel in np.ndindex(group.shape[:channels]):
             image = np.ascontiguousarray(group[channel])
             goal = target[index][channel] if isinstance(target, np.ndarray) else target
-            items.append(_restore(image, psf, boundary, goal, noise, weight, epsilon, kappa or 0.0, options))
+            items.append(_restore(A, image, boundary, goal, noise, weight, epsilon, kappa or 0.0, options))
     solution = stack(items, planes.shape[:-d])
     if channel_axis is not None:
         solution.x = np.ascontiguousarray(np.moveaxis(solution.x, -d - 1, channel_axis))
@@ -167,18 +167,18 @@ def deblur(
     return solution
 
 
-def _restore(y, psf, boundary, target, noise_std, tv_weight, epsilon, kappa, options):
+def _restore(A, y, boundary, target, noise_std, tv_weight, epsilon, kappa, options):
     """One image: lower level, target, trust, upper level; the frame cut out where it was extended."""
     shared = {"isotropic": options["isotropic"], "threads": options["threads"], "callback": options["callback"]}
     frame, x0, clock = (), None, [time.perf_counter()]
     if boundary == "periodic":
-        A, data = Blur(psf, y.shape), y
+        data = y
     else:
 
         def solve(A, z, x0):
             return solve_lower(A, z, tv_weight, x0=x0, tol=1e-3, **shared).x
 
-        A, data, x0, frame = fill_margin(y, psf, solve, BOUNDARY_ROUNDS)
+        A, data, x0, frame = fill_margin(y, A.psf, solve, BOUNDARY_ROUNDS)
         if isinstance(target, np.ndarray):
             target = extend_periodically(target, [n - m for n, m in zip(A.shape, y.shape, strict=True)])
     lower = solve_lower(A, data, tv_weight, x0=x0, **shared)

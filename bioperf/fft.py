@@ -33,7 +33,10 @@ def available_libraries():
 
 
 def set_library(name):
-    """The library that the solvers use from now on: "auto", "scipy", "pyfftw" or "ducc0"."""
+    """The library that the solvers use from now on: "auto", "scipy", "pyfftw" or "ducc0".
+
+    Raises ValueError for another name and ImportError for a library that is not installed.
+    """
     global _default
     if name != "auto":
         _require(name)
@@ -48,7 +51,10 @@ def _require(name):
 
 
 def real_fft(shape, dtype, *, threads=1, library=None):
-    """The transform pair for real arrays of one shape (1, 2 or 3 axes) and dtype (float32, float64)."""
+    """The transform pair (a ``RealFFT``) for real arrays of one shape (1, 2 or 3 axes) and dtype (float32, float64).
+
+    ``library`` as in ``set_library``, whose choice None stands for; the errors are the same.
+    """
     library = library or _default
     if library == "auto":
         library = "ducc0" if importlib.util.find_spec("ducc0") else "scipy"
@@ -81,10 +87,10 @@ class RealFFT:
     """
 
     library: str
-    scale = 1.0
 
     def __init__(self, shape, dtype, threads):
         self.shape, self.dtype, self.threads = shape, dtype, threads
+        self.scale = 1 / math.prod(shape)
         self.spectrum_shape = (*shape[:-1], shape[-1] // 2 + 1)
         self.spectrum_dtype = np.result_type(dtype, np.complex64)
         self.axes = tuple(range(len(shape)))
@@ -99,7 +105,7 @@ class RealFFT:
         real, spectrum = self.empty("real", "spectrum")
         real[...] = x
         out = self.forward(real, spectrum)
-        return out if self.scale == 1 else np.multiply(out, self.dtype.type(self.scale), out=out)
+        return np.multiply(out, self.dtype.type(self.scale), out=out)
 
     def laplacian(self):
         """Per axis 4 sin^2(pi k / N): their outer sum is the diagonal of grad^T grad."""
@@ -162,7 +168,6 @@ class _SciPy(_Lines):
         super().__init__(*arguments)
         from scipy import fft
 
-        self.scale = 1 / math.prod(self.shape)
         self._fft = fft
 
     def _whole_forward(self, x, out):
@@ -191,7 +196,6 @@ class _Ducc(_Lines):
         super().__init__(*arguments)
         import ducc0
 
-        self.scale = 1 / math.prod(self.shape)
         self._fft = ducc0.fft
 
     def _whole_forward(self, x, out):
@@ -219,7 +223,6 @@ class _FFTW(RealFFT):
         super().__init__(*arguments)
         import pyfftw
 
-        self.scale = 1 / math.prod(self.shape)
         real, spectrum = self.empty("real", "spectrum")
         # By estimate: measured plans differ from run to run, and so would the last bits.
         flags = ("FFTW_ESTIMATE", "FFTW_DESTROY_INPUT")

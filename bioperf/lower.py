@@ -9,6 +9,7 @@ from ._fourier import FourierProblem
 from ._kkt import CHECK_EVERY, KKT_FACTOR, beyond_rounding, rounding_floors
 from ._validation import (
     as_images,
+    as_images_like,
     check_callback,
     check_choice,
     check_count,
@@ -111,9 +112,7 @@ def solve_lower(
     if change_tol is not None:
         change_tol = check_number("change_tol", change_tol, strict=True)
     if x0 is not None:
-        x0 = as_images("x0", x0, y.shape).astype(y.dtype, copy=False)
-        if x0.shape != y.shape:
-            raise ValueError(f"x0: expected shape {y.shape}, got {x0.shape}")
+        x0 = as_images_like("x0", x0, y)
 
     problem = FourierProblem(A, y.dtype, threads)
     solve = _admm if method == "admm" else solve_apg

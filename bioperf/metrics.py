@@ -22,7 +22,10 @@ def _relative(difference, reference, name):
 
 
 def psnr(x, reference, data_range=1.0):
-    """Peak signal-to-noise ratio in dB of x clipped to [0, data_range]; arrays of one shape."""
+    """Peak signal-to-noise ratio in dB of x clipped to [0, data_range].
+
+    x, reference : float32 or float64 arrays of one shape; TypeError or ValueError otherwise.
+    """
     x, reference = _pair(x, reference)
     data_range = check_number("data_range", data_range, strict=True)
     error = np.mean((np.clip(x, 0, data_range) - reference) ** 2)
@@ -33,7 +36,7 @@ def ssim(x, reference, data_range=1.0):
     """Structural similarity (Wang et al., 2004: Gaussian weights, sigma 1.5) of one image of 2 or 3 axes.
 
     scikit-image's, with ``gaussian_weights=True, sigma=1.5, use_sample_covariance=False``, of x clipped to
-    [0, data_range].
+    [0, data_range]; x, reference : float32 or float64 arrays of one shape, TypeError or ValueError otherwise.
     """
     from skimage.metrics import structural_similarity
 
@@ -52,12 +55,12 @@ def ssim(x, reference, data_range=1.0):
 
 
 def rlne(x, reference):
-    """Relative l2-norm error ``|x - reference| / |reference|``."""
+    """Relative l2-norm error ``|x - reference| / |reference|`` of one shape; ValueError for a zero reference."""
     x, reference = _pair(x, reference)
     return _relative(x - reference, reference, "reference")
 
 
 def nre(A, x, y):
-    """Normalised residual ``|A x - y| / |y|`` of an operator and its data."""
+    """Normalised residual ``|A x - y| / |y|`` of an operator and its data; ValueError for y = 0 or other shapes."""
     residual, y = _pair(A(x), y)
     return _relative(residual - y, y, "y")

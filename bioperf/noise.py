@@ -22,6 +22,11 @@ def estimate_noise(y, ndim=2):
     Returns
     -------
     float, in the units of y.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If y is not finite float images with at least 2 pixels along each spatial axis.
     """
     y = as_images("y", y, ndim=ndim)
     detail = y.astype(np.float64, copy=False)

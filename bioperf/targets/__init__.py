@@ -1,8 +1,6 @@
 """The data-driven targets D of the upper level: what makes an image from the observation."""
 
-import numpy as np
-
-from .._validation import as_images, check_choice
+from .._validation import as_images_like, check_choice
 from .base import Target
 from .deconvolution import Deconvolution
 from .nlm import NonLocalMeans
@@ -45,10 +43,7 @@ class FromCallable(Target):
         self.function = function
 
     def __call__(self, A, y, index, **context):
-        image = as_images("target(y)", self.function(y[index].copy()))
-        if image.shape != y[index].shape:
-            raise ValueError(f"target(y): expected shape {y[index].shape}, got {image.shape}")
-        return image.astype(y.dtype, copy=False)
+        return as_images_like("target(y)", self.function(y[index].copy()), y[index])
 
 
 def resolve_target(target, y):
@@ -60,7 +55,4 @@ def resolve_target(target, y):
         return target
     if callable(target):
         return FromCallable(target)
-    array = as_images("target", np.asarray(target))
-    if array.shape != y.shape:
-        raise ValueError(f"target: expected an array of the data's shape {y.shape}, got {array.shape}")
-    return FromArray(array.astype(y.dtype, copy=False))
+    return FromArray(as_images_like("target", target, y))

@@ -3,6 +3,7 @@
 import numpy as np
 
 from .._validation import check_number
+from ..lower import intensity_range
 from ..noise import estimate_noise
 from .base import Target
 
@@ -26,8 +27,7 @@ class Deconvolution(Target):
         image = y[index]
         alpha = self.alpha
         if alpha is None:
-            spread = float(image.max() - image.min()) or 1.0
-            alpha = max((noise_std or estimate_noise(image, image.ndim)) / spread, 1e-6)
+            alpha = max((noise_std or estimate_noise(image, image.ndim)) / intensity_range(image), 1e-6)
         transfer = A.transfer(image.dtype)
         spectrum = fft.rfftn(image)
         spectrum *= (transfer.conj() + image.dtype.type(alpha)) / (
