@@ -9,8 +9,10 @@ ctypedef fused real:
 
 cdef extern from "rows.h" nogil:
     ctypedef struct Grid:
-        int d
+        int d, parts
         ptrdiff_t n0, n1, n2
+    ptrdiff_t plane_size(Grid *)
+    ptrdiff_t image_size(Grid *)
 
 
 cdef inline cnp.ndarray checked(object a, int typenum, Py_ssize_t size):
@@ -48,6 +50,30 @@ cdef inline int real_type(object a) except -1:
     raise TypeError(f"expected float32 or float64, got {a.dtype}")
 
 
+cdef inline int number_type(object a) except -1:
+    """The type number of a real or complex array of either precision."""
+    cdef int typenum
+    if not isinstance(a, cnp.ndarray):
+        raise TypeError(f"expected a numpy array, got {type(a).__name__}")
+    typenum = cnp.PyArray_TYPE(<cnp.ndarray>a)
+    if typenum in (cnp.NPY_FLOAT32, cnp.NPY_FLOAT64, cnp.NPY_COMPLEX64, cnp.NPY_COMPLEX128):
+        return typenum
+    raise TypeError(f"expected float32, float64, complex64 or complex128, got {a.dtype}")
+
+
+cdef inline int complex_type(object a) except -1:
+    """NPY_COMPLEX64 or NPY_COMPLEX128."""
+    cdef int typenum = number_type(a)
+    if typenum == cnp.NPY_COMPLEX64 or typenum == cnp.NPY_COMPLEX128:
+        return typenum
+    raise TypeError(f"expected complex64 or complex128, got {a.dtype}")
+
+
+cdef inline bint is_single(int typenum) noexcept nogil:
+    """Whether the numbers, or their real and imaginary parts, are float32."""
+    return typenum == cnp.NPY_FLOAT32 or typenum == cnp.NPY_COMPLEX64
+
+
 cdef inline Grid grid_of(object x, int d) except *:
     """The spatial grid of the last d axes of x; the batch axes are left out."""
     cdef Grid g
@@ -56,6 +82,7 @@ cdef inline Grid grid_of(object x, int d) except *:
     if d < 1 or d > 3 or n < d:
         raise ValueError(f"expected 1, 2 or 3 spatial axes, got {d} of shape {x.shape}")
     g.d = d
+    g.parts = 2 if cnp.PyArray_ISCOMPLEX(a) else 1
     g.n2 = cnp.PyArray_DIM(a, n - 1)
     g.n1 = cnp.PyArray_DIM(a, n - 2) if d == 3 else 1
     g.n0 = cnp.PyArray_DIM(a, n - d) if d > 1 else 1

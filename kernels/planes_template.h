@@ -2,22 +2,26 @@
  * time. q and p are arrays of d pointers to the plane's components. The forward difference along n2
  * wraps around, so the last TAIL pixels of a row see their neighbours through a short copy. */
 
+/* The row function for real or for complex components. */
+#define PICK(name) (parts == 1 ? NAME(name) : NAME(complex_##name))
+
 /* Part 0: the pixels of row j before the tail; part 1: the tail. Returns the pixels' number. */
-INLINE ptrdiff_t NAME(neighbours)(const Grid *g, const REAL *x, ptrdiff_t i, ptrdiff_t j, int part, ptrdiff_t *at,
-                                  const REAL **pixel, const REAL *next[3], REAL tail[TAIL])
+INLINE ptrdiff_t NAME(neighbours)(const int parts, const Grid *g, const REAL *x, ptrdiff_t i, ptrdiff_t j, int part,
+                                  ptrdiff_t *at, const REAL **pixel, const REAL *next[3], REAL tail[2 * TAIL])
 {
-    const ptrdiff_t length = g->n2 < TAIL ? g->n2 : TAIL, shift = part ? g->n2 - length : 0;
-    const REAL *start = x + (i * g->n1 + j) * g->n2;
+    const ptrdiff_t length = g->n2 < TAIL ? g->n2 : TAIL, row = parts * g->n2;
+    const ptrdiff_t shift = part ? row - parts * length : 0;
+    const REAL *start = x + (i * g->n1 + j) * row;
     int k = 0;
-    *at = j * g->n2 + shift;
+    *at = j * row + shift;
     *pixel = start + shift;
     next[0] = next[1] = next[2] = start;
-    if (g->d > 1) next[k++] = x + ((i + 1 == g->n0 ? 0 : i + 1) * g->n1 + j) * g->n2 + shift;
-    if (g->d > 2) next[k++] = x + (i * g->n1 + (j + 1 == g->n1 ? 0 : j + 1)) * g->n2 + shift;
-    next[k] = start + 1;
+    if (g->d > 1) next[k++] = x + ((i + 1 == g->n0 ? 0 : i + 1) * g->n1 + j) * row + shift;
+    if (g->d > 2) next[k++] = x + (i * g->n1 + (j + 1 == g->n1 ? 0 : j + 1)) * row + shift;
+    next[k] = start + parts;
     if (!part) return g->n2 - length;
-    memcpy(tail, start + shift + 1, (length - 1) * sizeof(REAL));
-    tail[length - 1] = start[0];
+    memcpy(tail, start + shift + parts, parts * (length - 1) * sizeof(REAL));
+    memcpy(tail + parts * (length - 1), start, parts * sizeof(REAL));
     next[k] = tail;
     return length;
 }
@@ -26,78 +30,106 @@ INLINE ptrdiff_t NAME(neighbours)(const Grid *g, const REAL *x, ptrdiff_t i, ptr
     for (ptrdiff_t j = 0; j < g->n1; j++) \
         for (int part = g->n2 <= TAIL; part < 2; part++)
 
-PLANE NAME(gradient_plane)(const Grid *g, const REAL *x, ptrdiff_t i, REAL *const p[3])
+INLINE void NAME(gradient_rows)(const int parts, const Grid *g, const REAL *x, ptrdiff_t i, REAL *const p[3])
 {
     const REAL *pixel, *next[3];
-    REAL tail[TAIL];
+    REAL tail[2 * TAIL];
     ptrdiff_t at;
     FOR_PARTS {
-        ptrdiff_t n = NAME(neighbours)(g, x, i, j, part, &at, &pixel, next, tail);
-        for (int k = 0; k < g->d; k++) NAME(subtract)(n, next[k], pixel, p[k] + at);
+        ptrdiff_t n = NAME(neighbours)(parts, g, x, i, j, part, &at, &pixel, next, tail);
+        for (int k = 0; k < g->d; k++) NAME(subtract)(parts * n, next[k], pixel, p[k] + at);
     }
 }
 
-PLANE NAME(adjoint_plane)(const Grid *g, const REAL *before, REAL *const p[3], REAL *out)
+PLANES(gradient_plane, NAME(gradient_rows), (const Grid *g, const REAL *x, ptrdiff_t i, REAL *const p[3]), g, x, i, p)
+
+INLINE void NAME(adjoint_rows)(const int parts, const Grid *g, const REAL *before, REAL *const p[3], REAL *out)
 {
     const REAL *inner = p[g->d - 1];
     for (ptrdiff_t j = 0; j < g->n1; j++) {
-        ptrdiff_t at = j * g->n2, above = (j ? j - 1 : g->n1 - 1) * g->n2;
-        NAME(adjoint)(g->d, g->n2, before + at, p[0] + at, p[1] + above, p[1] + at, inner + at, out + at);
+        ptrdiff_t row = parts * g->n2, at = j * row, above = (j ? j - 1 : g->n1 - 1) * row;
+        PICK(adjoint)(g->d, g->n2, before + at, p[0] + at, p[1] + above, p[1] + at, inner + at, out + at);
     }
 }
 
-PLANE NAME(update_plane)(const Grid *g, const REAL *x, ptrdiff_t i, REAL *const q[3], REAL relaxation, REAL t,
-                         REAL dual_scale, int isotropic, int sums, REAL trial, double *acc)
+PLANES(adjoint_plane, NAME(adjoint_rows), (const Grid *g, const REAL *before, REAL *const p[3], REAL *out), g, before, p,
+       out)
+
+INLINE void NAME(update_rows)(const int parts, const Grid *g, const REAL *x, ptrdiff_t i, REAL *const q[3],
+                              REAL relaxation, REAL t, REAL dual_scale, int isotropic, int sums, REAL trial, double *acc)
 {
     const REAL *pixel, *next[3];
-    REAL tail[TAIL];
+    REAL tail[2 * TAIL];
     ptrdiff_t at;
     FOR_PARTS {
-        ptrdiff_t n = NAME(neighbours)(g, x, i, j, part, &at, &pixel, next, tail);
+        ptrdiff_t n = NAME(neighbours)(parts, g, x, i, j, part, &at, &pixel, next, tail);
         for (int k = 0; k < (isotropic ? 1 : g->d); k++) {
             int d = isotropic ? g->d : 1;
             REAL *q1 = q[1] + at, *q2 = q[2] + at;
             if (sums)
-                NAME(update_sums)(d, n, pixel, next[k], next[1], next[2], q[k] + at, q1, q2, relaxation, t, dual_scale,
+                PICK(update_sums)(d, n, pixel, next[k], next[1], next[2], q[k] + at, q1, q2, relaxation, t, dual_scale,
                                   trial, acc);
             else
-                NAME(update)(d, n, pixel, next[k], next[1], next[2], q[k] + at, q1, q2, relaxation, t, dual_scale);
+                PICK(update)(d, n, pixel, next[k], next[1], next[2], q[k] + at, q1, q2, relaxation, t, dual_scale);
         }
     }
 }
 
-PLANE NAME(status_plane)(const Grid *g, const REAL *x, ptrdiff_t i, REAL *const q[3], REAL t, int isotropic,
-                         double *acc)
+PLANES(update_plane, NAME(update_rows),
+       (const Grid *g, const REAL *x, ptrdiff_t i, REAL *const q[3], REAL relaxation, REAL t, REAL dual_scale,
+        int isotropic, int sums, REAL trial, double *acc),
+       g, x, i, q, relaxation, t, dual_scale, isotropic, sums, trial, acc)
+
+INLINE void NAME(status_rows)(const int parts, const Grid *g, const REAL *x, ptrdiff_t i, REAL *const q[3], REAL t,
+                              int isotropic, double *acc)
 {
     const REAL *pixel, *next[3];
-    REAL tail[TAIL];
+    REAL tail[2 * TAIL];
     ptrdiff_t at;
     FOR_PARTS {
-        ptrdiff_t n = NAME(neighbours)(g, x, i, j, part, &at, &pixel, next, tail);
+        ptrdiff_t n = NAME(neighbours)(parts, g, x, i, j, part, &at, &pixel, next, tail);
         for (int k = 0; k < (isotropic ? 1 : g->d); k++)
-            NAME(status)(isotropic ? g->d : 1, n, pixel, next[k], next[1], next[2], q[k] + at, q[1] + at, q[2] + at, t,
+            PICK(status)(isotropic ? g->d : 1, n, pixel, next[k], next[1], next[2], q[k] + at, q[1] + at, q[2] + at, t,
                          acc);
     }
 }
 
-PLANE NAME(split_plane)(const Grid *g, REAL *const q[3], REAL t, REAL field_weight, REAL clip_weight, int isotropic,
-                        REAL *const p[3])
+PLANES(status_plane, NAME(status_rows),
+       (const Grid *g, const REAL *x, ptrdiff_t i, REAL *const q[3], REAL t, int isotropic, double *acc),
+       g, x, i, q, t, isotropic, acc)
+
+INLINE void NAME(split_rows)(const int parts, const Grid *g, REAL *const q[3], REAL t, REAL field_weight,
+                             REAL clip_weight, int isotropic, REAL *const p[3])
 {
-    for (ptrdiff_t at = 0; at < g->n1 * g->n2; at += g->n2)
+    const ptrdiff_t row = parts * g->n2;
+    for (ptrdiff_t at = 0; at < g->n1 * row; at += row)
         for (int k = 0; k < (isotropic ? 1 : g->d); k++)
-            NAME(split)(isotropic ? g->d : 1, g->n2, q[k] + at, q[1] + at, q[2] + at, t, field_weight, clip_weight,
+            PICK(split)(isotropic ? g->d : 1, g->n2, q[k] + at, q[1] + at, q[2] + at, t, field_weight, clip_weight,
                         p[k] + at, p[1] + at, p[2] + at);
 }
+
+PLANES(split_plane, NAME(split_rows),
+       (const Grid *g, REAL *const q[3], REAL t, REAL field_weight, REAL clip_weight, int isotropic, REAL *const p[3]),
+       g, q, t, field_weight, clip_weight, isotropic, p)
+
+INLINE void NAME(above_rows)(const int parts, const Grid *g, REAL *const q[3], REAL t, int isotropic, double *acc)
+{
+    for (int k = 0; k < (isotropic ? 1 : g->d); k++)
+        PICK(above)(isotropic ? g->d : 1, g->n1 * g->n2, q[k], q[1], q[2], t, acc);
+}
+
+PLANES(above_plane, NAME(above_rows), (const Grid *g, REAL *const q[3], REAL t, int isotropic, double *acc), g, q, t,
+       isotropic, acc)
 
 PLANE NAME(slack_plane)(const Grid *g, const REAL *x, ptrdiff_t i, REAL *const s1[3], REAL *const s2[3],
                         REAL *const c[3], REAL *const l1[3], REAL *const l2[3], REAL shift, REAL penalty,
                         REAL proximal, REAL *const p[3], double *acc)
 {
     const REAL *pixel, *next[3];
-    REAL tail[TAIL];
+    REAL tail[2 * TAIL];
     ptrdiff_t at;
     FOR_PARTS {
-        ptrdiff_t n = NAME(neighbours)(g, x, i, j, part, &at, &pixel, next, tail);
+        ptrdiff_t n = NAME(neighbours)(1, g, x, i, j, part, &at, &pixel, next, tail);
         for (int k = 0; k < g->d; k++)
             NAME(slack)(n, pixel, next[k], s1[k] + at, s2[k] + at, c[k] + at, l1[k] + at, l2[k] + at, shift, penalty,
                         proximal, p[k] + at, acc);
@@ -110,13 +142,13 @@ PLANE NAME(slack_plane)(const Grid *g, const REAL *x, ptrdiff_t i, REAL *const s
 
 INLINE void NAME(plane_pointers)(const Grid *g, REAL *field, ptrdiff_t i, REAL *planes[3])
 {
-    ptrdiff_t plane = g->n1 * g->n2;
-    for (int k = 0; k < 3; k++) planes[k] = field + (k < g->d ? k : 0) * g->n0 * plane + i * plane;
+    ptrdiff_t plane = plane_size(g), image = g->n0 * plane;
+    for (int k = 0; k < 3; k++) planes[k] = field + (k < g->d ? k : 0) * image + i * plane;
 }
 
 INLINE REAL *NAME(work_pointers)(const Grid *g, REAL *work, REAL *p[3], REAL *copy[3])
 {
-    ptrdiff_t plane = g->n1 * g->n2;
+    ptrdiff_t plane = plane_size(g);
     for (int k = 0; k < 3; k++) {
         p[k] = work + (k < g->d ? k : 0) * plane;
         copy[k] = work + (g->d + 1 + (k < g->d ? k : 0)) * plane;
@@ -129,7 +161,7 @@ PLANE NAME(update_halo)(const Grid *g, const REAL *x, REAL *q, ptrdiff_t start, 
                         REAL new_t, int isotropic, REAL *work)
 {
     REAL *planes[3], *p[3], *copy[3], *before = NAME(work_pointers)(g, work, p, copy);
-    ptrdiff_t i = start ? start - 1 : g->n0 - 1, plane = g->n1 * g->n2;
+    ptrdiff_t i = start ? start - 1 : g->n0 - 1, plane = plane_size(g);
     NAME(plane_pointers)(g, q, i, planes);
     for (int k = 0; k < g->d; k++) memcpy(copy[k], planes[k], plane * sizeof(REAL));
     NAME(update_plane)(g, x, i, copy, relaxation, t, 1, isotropic, 0, 0, 0);
@@ -143,7 +175,7 @@ PLANE NAME(update_divergence_block)(const Grid *g, const REAL *x, REAL *q, ptrdi
                                     REAL *work)
 {
     REAL *planes[3], *p[3], *copy[3], *before = NAME(work_pointers)(g, work, p, copy);
-    ptrdiff_t plane = g->n1 * g->n2;
+    ptrdiff_t plane = plane_size(g);
     for (ptrdiff_t i = start; i < stop; i++) {
         NAME(plane_pointers)(g, q, i, planes);
         NAME(update_plane)(g, x, i, planes, relaxation, t, 1, isotropic, 0, 0, 0);
@@ -161,7 +193,7 @@ PLANE NAME(divergence_block)(const Grid *g, REAL *q, ptrdiff_t start, ptrdiff_t 
                              REAL clip_weight, int isotropic, REAL *out, REAL *work)
 {
     REAL *planes[3], *p[3], *copy[3], *before = NAME(work_pointers)(g, work, p, copy);
-    ptrdiff_t plane = g->n1 * g->n2;
+    ptrdiff_t plane = plane_size(g);
     for (ptrdiff_t i = start - 1; i < stop; i++) {
         NAME(plane_pointers)(g, q, i < 0 ? g->n0 - 1 : i, planes);
         NAME(split_plane)(g, planes, t, field_weight, clip_weight, isotropic, p);
@@ -175,8 +207,10 @@ PLANE NAME(divergence_block)(const Grid *g, REAL *q, ptrdiff_t start, ptrdiff_t 
 
 PLANE NAME(adjoint_block)(const Grid *g, REAL *p, ptrdiff_t i, REAL *out)
 {
-    REAL *planes[3], *before[3];
+    REAL *planes[3];
+    ptrdiff_t plane = plane_size(g);
     NAME(plane_pointers)(g, p, i, planes);
-    NAME(plane_pointers)(g, p, i ? i - 1 : g->n0 - 1, before);
-    NAME(adjoint_plane)(g, before[0], planes, out + i * g->n1 * g->n2);
+    NAME(adjoint_plane)(g, p + (i ? i - 1 : g->n0 - 1) * plane, planes, out + i * plane);
 }
+
+#undef PICK

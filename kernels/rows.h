@@ -42,11 +42,33 @@
 #define FOR_CHUNKS(start, stop, n) \
     for (ptrdiff_t start = 0, stop; start < (n) && (stop = start + ROW_CHUNK < (n) ? start + ROW_CHUNK : (n), 1); start = stop)
 
-/* An image of n0 x n1 x n2 pixels, d = 1, 2 or 3 axes: the last is n2, the first of several n0. */
+/* Row functions over the d = 1, 2 or 3 components of a field, `name` for real and complex_`name` for interleaved
+ * complex components: body(d, parts, ...) with both numbers known to the compiler. */
+#define BY_AXES(body, parts, ...) \
+    if (d == 1) body(1, parts, __VA_ARGS__); \
+    else if (d == 2) body(2, parts, __VA_ARGS__); \
+    else body(3, parts, __VA_ARGS__)
+#define ROWS(name, body, parameters, ...) \
+    ROW NAME(name) parameters { BY_AXES(body, 1, __VA_ARGS__); } \
+    ROW NAME(complex_##name) parameters { BY_AXES(body, 2, __VA_ARGS__); }
+
+/* A plane function: body(parts, ...) with parts known to the compiler. */
+#define PLANES(name, body, parameters, ...) \
+    PLANE NAME(name) parameters \
+    { \
+        if (g->parts == 1) body(1, __VA_ARGS__); \
+        else body(2, __VA_ARGS__); \
+    }
+
+/* An image of n0 x n1 x n2 pixels, d = 1, 2 or 3 axes: the last is n2, the first of several n0. A pixel is `parts`
+ * numbers: 1 real or 2 complex. Sizes below count numbers, and n0, n1, n2 pixels. */
 typedef struct {
-    int d;
+    int d, parts;
     ptrdiff_t n0, n1, n2;
 } Grid;
+
+INLINE ptrdiff_t plane_size(const Grid *g) { return g->n1 * g->n2 * g->parts; }
+INLINE ptrdiff_t image_size(const Grid *g) { return g->n0 * g->n1 * g->n2 * g->parts; }
 
 #define REAL float
 #define NAME(f) f##_f

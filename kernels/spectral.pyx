@@ -5,7 +5,7 @@ cimport numpy as cnp
 from cython.parallel cimport prange
 from libc.stdlib cimport calloc, free
 
-from ._common cimport pointer, ptrdiff_t, real, writable
+from ._common cimport complex_type, pointer, ptrdiff_t, real, writable
 
 cnp.import_array()
 
@@ -13,12 +13,12 @@ cnp.import_array()
 cdef extern from "rows.h" nogil:
     void divide_f(ptrdiff_t, float *, float *, float *)
     void divide_d(ptrdiff_t, double *, double *, double *)
-    void lower_spectrum_f(ptrdiff_t, float *, float *, float *, float *, float, float, float *, double *)
-    void lower_spectrum_d(ptrdiff_t, double *, double *, double *, double *, double, double, double *, double *)
+    void lower_spectrum_f(ptrdiff_t, float *, float *, float *, float *, float, float, float, float *, double *)
+    void lower_spectrum_d(ptrdiff_t, double *, double *, double *, double *, double, double, double, double *, double *)
     void lower_kkt_f(ptrdiff_t, float *, float *, float *, float *, float, float *, double *)
     void lower_kkt_d(ptrdiff_t, double *, double *, double *, double *, double, double *, double *)
-    void upper_spectrum_f(ptrdiff_t, float *, float *, float *, float *, float *, float *, float *, float, float, float, float, float, float, float, float *, double *)
-    void upper_spectrum_d(ptrdiff_t, double *, double *, double *, double *, double *, double *, double *, double, double, double, double, double, double, double, double *, double *)
+    void upper_spectrum_f(ptrdiff_t, float *, float *, float *, float *, float *, float *, float *, float, float, float, float, float, float, float, float, float *, double *)
+    void upper_spectrum_d(ptrdiff_t, double *, double *, double *, double *, double *, double *, double *, double, double, double, double, double, double, double, double, double *, double *)
     void upper_dual_f(ptrdiff_t, float *, float *, float *, float *, float *, float, float, float *, double *)
     void upper_dual_d(ptrdiff_t, double *, double *, double *, double *, double *, double, double, double *, double *)
 
@@ -27,16 +27,6 @@ cdef struct Spectrum:
     ptrdiff_t rows, n1, n2
     int d
     double *partial
-
-
-cdef int complex_type(object a) except -1:
-    cdef int typenum
-    if not isinstance(a, cnp.ndarray):
-        raise TypeError(f"expected a numpy array, got {type(a).__name__}")
-    typenum = cnp.PyArray_TYPE(<cnp.ndarray>a)
-    if typenum == cnp.NPY_COMPLEX64 or typenum == cnp.NPY_COMPLEX128:
-        return typenum
-    raise TypeError(f"expected complex64 or complex128, got {a.dtype}")
 
 
 cdef Spectrum spectrum_of(object a) except *:
@@ -119,17 +109,20 @@ def spectral_divide(numerator, denominator, out, int threads=1):
         run_divide[double](s, <double *>z, <double *>pointer(denominator, cnp.NPY_FLOAT64, n), <double *>o, threads)
 
 
-cdef void run_lower(Spectrum s, real *r, real *A, real *Y, void **axes, double penalty, real *copies, int threads) noexcept nogil:
+cdef void run_lower(Spectrum s, real *r, real *A, real *Y, void **axes, double penalty, double shift, real *copies,
+                    int threads) noexcept nogil:
     cdef ptrdiff_t i, at
     for i in prange(s.rows, num_threads=threads, schedule="static"):
         at = 2 * i * s.n2
         if real is float:
-            lower_spectrum_f(s.n2, r + at, A + at, Y + at, <float *>axes[0], outer(&s, axes, i, False), penalty, copies, s.partial + i)
+            lower_spectrum_f(s.n2, r + at, A + at, Y + at, <float *>axes[0], outer(&s, axes, i, False), penalty, shift,
+                             copies, s.partial + i)
         else:
-            lower_spectrum_d(s.n2, r + at, A + at, Y + at, <double *>axes[0], outer(&s, axes, i, True), penalty, copies, s.partial + i)
+            lower_spectrum_d(s.n2, r + at, A + at, Y + at, <double *>axes[0], outer(&s, axes, i, True), penalty, shift,
+                             copies, s.partial + i)
 
 
-def lower_spectrum(r, transfer, data, tuple laplacian, double penalty, copies, int threads=1):
+def lower_spectrum(r, transfer, data, tuple laplacian, double penalty, double shift, copies, int threads=1):
     cdef int t = complex_type(r), element
     cdef Py_ssize_t n = r.size
     cdef void *R = writable(r, t, n)
@@ -144,9 +137,9 @@ def lower_spectrum(r, transfer, data, tuple laplacian, double penalty, copies, i
     c = pointer(copies, element, s.n2)
     allocate(&s, 1)
     if t == cnp.NPY_COMPLEX64:
-        run_lower[float](s, <float *>R, <float *>A, <float *>Y, axes, penalty, <float *>c, threads)
+        run_lower[float](s, <float *>R, <float *>A, <float *>Y, axes, penalty, shift, <float *>c, threads)
     else:
-        run_lower[double](s, <double *>R, <double *>A, <double *>Y, axes, penalty, <double *>c, threads)
+        run_lower[double](s, <double *>R, <double *>A, <double *>Y, axes, penalty, shift, <double *>c, threads)
     return finish(&s, 1)[0]
 
 
@@ -179,23 +172,23 @@ def lower_kkt(x, dual, transfer, data, double penalty, copies, int threads=1):
 
 
 cdef void run_upper(Spectrum s, real *r, real *previous, real *D, real *A, real *Y, real *residual, void **axes,
-                    double eta, double field_penalty, double data_penalty, double proximal, double relaxation,
-                    double shrink, real *copies, int threads) noexcept nogil:
+                    double eta, double shift, double field_penalty, double data_penalty, double proximal,
+                    double relaxation, double shrink, real *copies, int threads) noexcept nogil:
     cdef ptrdiff_t i, at
     for i in prange(s.rows, num_threads=threads, schedule="static"):
         at = 2 * i * s.n2
         if real is float:
             upper_spectrum_f(s.n2, r + at, previous + at if previous != NULL else NULL, D + at, A + at, Y + at,
-                             residual + at, <float *>axes[0], outer(&s, axes, i, False), eta, field_penalty,
-                             data_penalty, proximal, relaxation, shrink, copies, s.partial + 3 * i)
+                             residual + at, <float *>axes[0], outer(&s, axes, i, False), eta, shift,
+                             field_penalty, data_penalty, proximal, relaxation, shrink, copies, s.partial + 3 * i)
         else:
             upper_spectrum_d(s.n2, r + at, previous + at if previous != NULL else NULL, D + at, A + at, Y + at,
-                             residual + at, <double *>axes[0], outer(&s, axes, i, True), eta, field_penalty,
-                             data_penalty, proximal, relaxation, shrink, copies, s.partial + 3 * i)
+                             residual + at, <double *>axes[0], outer(&s, axes, i, True), eta, shift,
+                             field_penalty, data_penalty, proximal, relaxation, shrink, copies, s.partial + 3 * i)
 
 
-def upper_spectrum(r, previous, target, transfer, data, residual, tuple laplacian, double eta, double field_penalty,
-                   double data_penalty, double proximal, double relaxation, double shrink, copies,
+def upper_spectrum(r, previous, target, transfer, data, residual, tuple laplacian, double eta, double shift,
+                   double field_penalty, double data_penalty, double proximal, double relaxation, double shrink, copies,
                    int threads=1):
     cdef int t = complex_type(r), element
     cdef Py_ssize_t n = r.size
@@ -215,10 +208,10 @@ def upper_spectrum(r, previous, target, transfer, data, residual, tuple laplacia
     allocate(&s, 3)
     if t == cnp.NPY_COMPLEX64:
         run_upper[float](s, <float *>R, <float *>P, <float *>D, <float *>A, <float *>Y, <float *>E, axes, eta,
-                         field_penalty, data_penalty, proximal, relaxation, shrink, <float *>c, threads)
+                         shift, field_penalty, data_penalty, proximal, relaxation, shrink, <float *>c, threads)
     else:
         run_upper[double](s, <double *>R, <double *>P, <double *>D, <double *>A, <double *>Y, <double *>E, axes, eta,
-                          field_penalty, data_penalty, proximal, relaxation, shrink, <double *>c, threads)
+                          shift, field_penalty, data_penalty, proximal, relaxation, shrink, <double *>c, threads)
     return finish(&s, 3)
 
 

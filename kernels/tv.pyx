@@ -1,11 +1,14 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True
-"""Compiled total-variation kernels: gradient, its adjoint, and the one-field updates of mathematics.md 4c."""
+"""Compiled total-variation kernels: gradient, its adjoint, and the one-field updates of mathematics.md 4c.
+
+Real and complex images alike; a complex array is read as interleaved pairs of its real type.
+"""
 
 cimport numpy as cnp
 from cython.parallel cimport prange
 from libc.stdlib cimport calloc, free, malloc
 
-from ._common cimport Grid, grid_of, pointer, ptrdiff_t, real, real_type, writable
+from ._common cimport Grid, grid_of, image_size, is_single, number_type, plane_size, pointer, ptrdiff_t, real, real_type, writable
 
 cnp.import_array()
 
@@ -29,8 +32,8 @@ cdef extern from "rows.h" nogil:
     void divergence_block_d(Grid *, double *, ptrdiff_t, ptrdiff_t, double, double, double, int, double *, double *)
     void slack_plane_f(Grid *, float *, ptrdiff_t, float **, float **, float **, float **, float **, float, float, float, float **, double *)
     void slack_plane_d(Grid *, double *, ptrdiff_t, double **, double **, double **, double **, double **, double, double, double, double **, double *)
-    void above_f(int, ptrdiff_t, float *, float *, float *, float, double *)
-    void above_d(int, ptrdiff_t, double *, double *, double *, double, double *)
+    void above_plane_f(Grid *, float **, float, int, double *)
+    void above_plane_d(Grid *, double **, double, int, double *)
 
 
 cdef tuple totals(double *partial, ptrdiff_t rows, int count):
@@ -53,8 +56,8 @@ cdef double *new_sums(ptrdiff_t count) except NULL:
     return sums
 
 
-cdef void *new_work(Grid *g, int blocks, size_t itemsize) except NULL:
-    cdef void *work = malloc(blocks * (2 * g.d + 1) * g.n1 * g.n2 * itemsize)
+cdef void *new_work(Grid *g, int blocks, int typenum) except NULL:
+    cdef void *work = malloc(blocks * (2 * g.d + 1) * plane_size(g) * (4 if is_single(typenum) else 8))
     if work == NULL:
         raise MemoryError
     return work
@@ -74,7 +77,7 @@ cdef void gradient_item(Grid *g, real *x, ptrdiff_t i, real *p) noexcept nogil:
 
 
 cdef void run_gradient(Grid g, real *x, real *p, ptrdiff_t batch, int adjoint, int threads) noexcept nogil:
-    cdef ptrdiff_t k, item, i, size = g.n0 * g.n1 * g.n2
+    cdef ptrdiff_t k, item, i, size = image_size(&g)
     for k in prange(batch * g.n0, num_threads=threads, schedule="static"):
         item = k // g.n0
         i = k - item * g.n0
@@ -87,24 +90,24 @@ cdef void run_gradient(Grid g, real *x, real *p, ptrdiff_t batch, int adjoint, i
 
 
 def gradient(x, int ndim, out, int threads=1):
-    cdef int t = real_type(x)
+    cdef int t = number_type(x)
     cdef Grid g = grid_of(x, ndim)
     cdef Py_ssize_t n = x.size, batch = n // (g.n0 * g.n1 * g.n2)
     cdef void *a = pointer(x, t, n)
     cdef void *b = writable(out, t, n * ndim)
-    if t == cnp.NPY_FLOAT32:
+    if is_single(t):
         run_gradient[float](g, <float *>a, <float *>b, batch, 0, threads)
     else:
         run_gradient[double](g, <double *>a, <double *>b, batch, 0, threads)
 
 
 def gradient_adjoint(p, int ndim, out, int threads=1):
-    cdef int t = real_type(out)
+    cdef int t = number_type(out)
     cdef Grid g = grid_of(out, ndim)
     cdef Py_ssize_t n = out.size, batch = n // (g.n0 * g.n1 * g.n2)
     cdef void *a = writable(out, t, n)
     cdef void *b = pointer(p, t, n * ndim)
-    if t == cnp.NPY_FLOAT32:
+    if is_single(t):
         run_gradient[float](g, <float *>a, <float *>b, batch, 1, threads)
     else:
         run_gradient[double](g, <double *>a, <double *>b, batch, 1, threads)
@@ -132,13 +135,13 @@ cdef void update_item(Grid *g, real *x, real *q, ptrdiff_t i, double relaxation,
 
 
 def update_field(x, q, double relaxation, double threshold, double dual_scale, bint isotropic, double trial, int threads=1):
-    cdef int t = real_type(x)
+    cdef int t = number_type(x)
     cdef Grid g = grid_of(x, x.ndim)
     cdef Py_ssize_t n = x.size
     cdef void *a = pointer(x, t, n)
     cdef void *b = writable(q, t, n * g.d)
     cdef double *partial = new_sums(3 * g.n0)
-    if t == cnp.NPY_FLOAT32:
+    if is_single(t):
         run_update[float](g, <float *>a, <float *>b, relaxation, threshold, dual_scale, isotropic, trial, partial, threads)
     else:
         run_update[double](g, <double *>a, <double *>b, relaxation, threshold, dual_scale, isotropic, trial, partial, threads)
@@ -147,25 +150,28 @@ def update_field(x, q, double relaxation, double threshold, double dual_scale, b
     return sums
 
 
+cdef void above_item(Grid *g, real *q, ptrdiff_t i, double threshold, int isotropic, double *partial) noexcept nogil:
+    cdef real *planes[3]
+    if real is float:
+        plane_pointers_f(g, q, i, planes)
+        above_plane_f(g, planes, threshold, isotropic, partial + 2 * i)
+    else:
+        plane_pointers_d(g, q, i, planes)
+        above_plane_d(g, planes, threshold, isotropic, partial + 2 * i)
+
+
 cdef void run_above(Grid g, real *q, double threshold, int isotropic, double *partial, int threads) noexcept nogil:
-    cdef ptrdiff_t i, k, plane = g.n1 * g.n2, size = g.n0 * plane
-    cdef ptrdiff_t second = size if g.d > 1 else 0, third = 2 * size if g.d > 2 else 0
+    cdef ptrdiff_t i
     for i in prange(g.n0, num_threads=threads, schedule="static"):
-        for k in range(1 if isotropic else g.d):
-            if real is float:
-                above_f(g.d if isotropic else 1, plane, q + k * size + i * plane, q + second + i * plane,
-                        q + third + i * plane, threshold, partial + 2 * i)
-            else:
-                above_d(g.d if isotropic else 1, plane, q + k * size + i * plane, q + second + i * plane,
-                        q + third + i * plane, threshold, partial + 2 * i)
+        above_item(&g, q, i, threshold, isotropic, partial)
 
 
 def sum_above(q, double threshold, bint isotropic, int threads=1):
-    cdef int t = real_type(q)
+    cdef int t = number_type(q)
     cdef Grid g = grid_of(q, q.ndim - 1)
     cdef void *a = pointer(q, t, g.d * g.n0 * g.n1 * g.n2)
     cdef double *partial = new_sums(2 * g.n0)
-    if t == cnp.NPY_FLOAT32:
+    if is_single(t):
         run_above[float](g, <float *>a, threshold, isotropic, partial, threads)
     else:
         run_above[double](g, <double *>a, threshold, isotropic, partial, threads)
@@ -176,7 +182,7 @@ def sum_above(q, double threshold, bint isotropic, int threads=1):
 
 cdef void run_divergence(Grid g, real *q, double threshold, int isotropic, double field_weight, double clip_weight,
                          real *out, real *work, int blocks) noexcept nogil:
-    cdef ptrdiff_t b, start, stop, size = (2 * g.d + 1) * g.n1 * g.n2
+    cdef ptrdiff_t b, start, stop, size = (2 * g.d + 1) * plane_size(&g)
     for b in prange(blocks, num_threads=blocks, schedule="static"):
         start = b * g.n0 // blocks
         stop = (b + 1) * g.n0 // blocks
@@ -187,15 +193,15 @@ cdef void run_divergence(Grid g, real *q, double threshold, int isotropic, doubl
 
 
 def field_divergence(q, double threshold, bint isotropic, double field_weight, double clip_weight, out, int threads=1):
-    cdef int t = real_type(out), blocks
+    cdef int t = number_type(out), blocks
     cdef Grid g = grid_of(out, out.ndim)
     cdef Py_ssize_t n = out.size
     cdef void *a = pointer(q, t, n * g.d)
     cdef void *b = writable(out, t, n)
     cdef void *work
     blocks = min(threads, g.n0)
-    work = new_work(&g, blocks, out.itemsize)
-    if t == cnp.NPY_FLOAT32:
+    work = new_work(&g, blocks, t)
+    if is_single(t):
         run_divergence[float](g, <float *>a, threshold, isotropic, field_weight, clip_weight, <float *>b, <float *>work, blocks)
     else:
         run_divergence[double](g, <double *>a, threshold, isotropic, field_weight, clip_weight, <double *>b, <double *>work, blocks)
@@ -204,7 +210,7 @@ def field_divergence(q, double threshold, bint isotropic, double field_weight, d
 
 cdef void run_update_divergence(Grid g, real *x, real *q, double relaxation, double threshold,
                                 double new_threshold, int isotropic, real *out, real *work, int blocks) noexcept nogil:
-    cdef ptrdiff_t b, start, size = (2 * g.d + 1) * g.n1 * g.n2
+    cdef ptrdiff_t b, start, size = (2 * g.d + 1) * plane_size(&g)
     for b in prange(blocks, num_threads=blocks, schedule="static"):
         start = b * g.n0 // blocks
         if real is float:
@@ -223,7 +229,7 @@ cdef void run_update_divergence(Grid g, real *x, real *q, double relaxation, dou
 
 def update_field_divergence(x, q, double relaxation, double threshold, double new_threshold,
                             bint isotropic, out, int threads=1):
-    cdef int t = real_type(x), blocks
+    cdef int t = number_type(x), blocks
     cdef Grid g = grid_of(x, x.ndim)
     cdef Py_ssize_t n = x.size
     cdef void *a = pointer(x, t, n)
@@ -233,8 +239,8 @@ def update_field_divergence(x, q, double relaxation, double threshold, double ne
     if a == c:
         raise ValueError("out must not be x: the stencil still reads it")
     blocks = min(threads, g.n0)
-    work = new_work(&g, blocks, out.itemsize)
-    if t == cnp.NPY_FLOAT32:
+    work = new_work(&g, blocks, t)
+    if is_single(t):
         run_update_divergence[float](g, <float *>a, <float *>b, relaxation, threshold, new_threshold,
                                      isotropic, <float *>c, <float *>work, blocks)
     else:
@@ -260,7 +266,7 @@ cdef void run_status(Grid g, real *x, real *q, double threshold, int isotropic, 
 
 
 def field_status(x, q, double threshold, bint isotropic, int threads=1):
-    cdef int t = real_type(x)
+    cdef int t = number_type(x)
     cdef ptrdiff_t i
     cdef double largest = 0
     cdef Grid g = grid_of(x, x.ndim)
@@ -268,7 +274,7 @@ def field_status(x, q, double threshold, bint isotropic, int threads=1):
     cdef void *a = pointer(x, t, n)
     cdef void *b = pointer(q, t, n * g.d)
     cdef double *partial = new_sums(6 * g.n0)
-    if t == cnp.NPY_FLOAT32:
+    if is_single(t):
         run_status[float](g, <float *>a, <float *>b, threshold, isotropic, partial, threads)
     else:
         run_status[double](g, <double *>a, <double *>b, threshold, isotropic, partial, threads)

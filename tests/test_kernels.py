@@ -20,6 +20,8 @@ ORACLE = get_backend("reference")
 TOLERANCE = {np.dtype(np.float32): 2e-5, np.dtype(np.float64): 1e-12}
 
 DTYPES = (np.float32, np.float64)
+COMPLEX = (np.complex64, np.complex128)
+REAL_OF = {np.complex64: np.float32, np.complex128: np.float64}
 # 1 x n, n x 1, odd, even and prime sizes; rows are cut at 256 and 512 elements, flat arrays at 4096.
 SHAPES = [
     (1,), (2,), (7,), (256,), (4099,),
@@ -45,6 +47,11 @@ def assert_close(actual, expected, dtype):
         np.testing.assert_allclose(one, other, rtol=tolerance(dtype), atol=tolerance(dtype) * scale)
 
 
+def skip_long_compilation(kernels, dtype):
+    if kernels.name == "numba" and dtype == np.complex128:
+        pytest.skip("Numba takes 20 s to compile the complex loops for one precision; complex64 is tested")
+
+
 def assert_same_bits(actual, expected):
     for one, other in zip(actual, expected, strict=True):
         np.testing.assert_array_equal(one, other, strict=True)
@@ -53,11 +60,12 @@ def assert_same_bits(actual, expected):
 def problem(shape, dtype, seed=0):
     """Read-only random data of every kernel; what a kernel updates in place is copied first."""
     rng = np.random.default_rng([seed, *shape])
-    real, spectral = np.dtype(dtype), np.result_type(dtype, np.complex64)
+    real, spectral = np.empty(0, dtype).real.dtype, np.result_type(dtype, np.complex64)
     half = (*shape[:-1], shape[-1] // 2 + 1)
 
     def field(*size):
-        return rng.standard_normal(size).astype(real)
+        values = rng.standard_normal(size)
+        return (values if real == dtype else values + 1j * rng.standard_normal(size)).astype(dtype)
 
     def spectrum():
         return (rng.standard_normal(half) + 1j * rng.standard_normal(half)).astype(spectral)
@@ -71,6 +79,11 @@ def problem(shape, dtype, seed=0):
     for name in ("r", "previous", "target", "transfer", "observed", "residual", "dual"):
         setattr(data, name, spectrum())
     data.denominator = np.abs(data.transfer) + real.type(0.1)
+    if real != dtype:
+        data.mask = (rng.random(shape) < 0.4).astype(real)
+        for name in ("images", "maps", "coil_spectra", "coil_field"):
+            setattr(data, name, field(3, *shape))
+        data.coil_data = field(3, *shape) * data.mask
     for value in vars(data).values():
         for array in value if isinstance(value, (list, tuple)) else [value]:
             if isinstance(array, np.ndarray):
@@ -117,7 +130,7 @@ def slack_update(k, a, threads):
 
 def lower_spectrum(k, a, threads):
     r = a.r.copy()
-    return r, k.lower_spectrum(r, a.transfer, a.observed, a.laplacian, 0.7, a.copies, threads=threads)
+    return r, k.lower_spectrum(r, a.transfer, a.observed, a.laplacian, 0.7, 0.1, a.copies, threads=threads)
 
 
 def lower_kkt(k, a, threads):
@@ -126,7 +139,7 @@ def lower_kkt(k, a, threads):
 
 def upper_spectrum(k, a, threads, previous=None, proximal=0.0):
     r, residual = a.r.copy(), a.residual.copy()
-    weights = {"eta": 0.5, "field_penalty": 0.6, "data_penalty": 0.7, "proximal": proximal}
+    weights = {"eta": 0.5, "shift": 0.8 + proximal, "field_penalty": 0.6, "data_penalty": 0.7, "proximal": proximal}
     weights |= {"relaxation": 1.4, "shrink": 0.3}
     sums = k.upper_spectrum(
         r,
@@ -149,6 +162,30 @@ def upper_spectrum_proximal(k, a, threads):
 
 def upper_dual(k, a, threads):
     return (k.upper_dual(a.dual, a.residual, a.target, a.transfer, a.observed, 0.6, 0.3, a.copies, threads=threads),)
+
+
+def coil_images(k, a, threads):
+    out = np.empty_like(a.maps)
+    k.coil_images(a.x, a.maps, out, threads=threads)
+    return (out,)
+
+
+def coil_combine(k, a, threads):
+    out = np.empty_like(a.x)
+    k.coil_combine(a.images, a.maps, out, threads=threads)
+    return (out,)
+
+
+def coil_update(k, a, threads):
+    field = a.coil_field.copy()
+    sums = k.coil_update(a.coil_spectra, field, a.mask, a.coil_data, 0.8, 1.4, 0.3, threads=threads)
+    return field, sums
+
+
+def coil_pull(k, a, threads):
+    out = np.empty_like(a.images)
+    k.coil_pull(a.coil_field, a.mask, a.coil_data, 0.3, out, threads=threads)
+    return (out,)
 
 
 FIELD_CASES = (update_field, field_divergence, update_field_divergence, field_status, sum_above, project_field)
@@ -178,16 +215,26 @@ def entry_point_case(name):
     return case
 
 
-CASES = [
-    *(pytest.param(entry_point_case(name), id=name) for name in ENTRY_POINTS),
-    *(pytest.param(case, id=case.__name__) for case in FUSED_CASES),
-    *(
+def field_cases(cases):
+    return (
         pytest.param(
             lambda k, a, threads, case=case, i=isotropic: case(k, a, i, threads), id=f"{case.__name__}-{label}"
         )
-        for case in FIELD_CASES
+        for case in cases
         for isotropic, label in ((True, "isotropic"), (False, "anisotropic"))
-    ),
+    )
+
+
+CASES = [
+    *(pytest.param(entry_point_case(name), id=name) for name in ENTRY_POINTS),
+    *(pytest.param(case, id=case.__name__) for case in FUSED_CASES),
+    *field_cases(FIELD_CASES),
+]
+# Those of complex images
+COMPLEX_CASES = [
+    *(pytest.param(entry_point_case(name), id=name) for name in ("gradient", "gradient_adjoint")),
+    *field_cases(case for case in FIELD_CASES if case is not project_field),
+    *(pytest.param(case, id=case.__name__) for case in (coil_images, coil_combine, coil_update, coil_pull)),
 ]
 
 
@@ -200,6 +247,26 @@ CASES = [
 def test_matches_oracle(kernels, case, shape, dtype):
     data = problem(shape, dtype)
     assert_close(case(kernels, data, 1), case(ORACLE, data, 1), dtype)
+
+
+@pytest.mark.parametrize("dtype", COMPLEX)
+@pytest.mark.parametrize("case", COMPLEX_CASES)
+def test_complex_images_match_oracle(kernels, case, dtype):
+    skip_long_compilation(kernels, dtype)
+    for shape in SHAPES:
+        data = problem(shape, dtype)
+        assert_close(case(kernels, data, 1), case(ORACLE, data, 1), dtype)
+
+
+@pytest.mark.parametrize("dtype", COMPLEX)
+@pytest.mark.parametrize("case", COMPLEX_CASES)
+def test_thread_count_does_not_change_the_bits_of_complex_images(kernels, case, dtype):
+    skip_long_compilation(kernels, dtype)
+    for shape in LARGE:
+        data = problem(shape, dtype)
+        alone = case(kernels, data, 1)
+        assert_same_bits(case(kernels, data, 2), alone)
+        assert_close(alone, case(ORACLE, data, 1), dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -220,6 +287,30 @@ def test_zeros(kernels, case):
     assert_close(case(kernels, data, 1), case(ORACLE, data, 1), np.float64)
 
 
+@pytest.mark.parametrize("case", COMPLEX_CASES)
+def test_complex_zeros(kernels, case):
+    data = problem((6, 9), np.complex64)
+    for name in ("x", "q", "images", "coil_spectra", "coil_field", "mask"):
+        setattr(data, name, np.zeros_like(getattr(data, name)))
+    assert_close(case(kernels, data, 1), case(ORACLE, data, 1), np.complex64)
+
+
+@pytest.mark.parametrize("dtype", COMPLEX)
+@pytest.mark.parametrize("shape", [(8,), (13, 17), (4, 5, 6)], ids=str)
+@pytest.mark.parametrize("isotropic", [True, False])
+def test_phase_of_a_complex_image(kernels, isotropic, shape, dtype):
+    """A common phase turns the fields and leaves every sum: complex images do as real ones, without the oracle."""
+    skip_long_compilation(kernels, dtype)
+    data, turned = problem(shape, REAL_OF[dtype]), problem(shape, dtype)
+    phase = np.exp(0.7j).astype(dtype)
+    turned.x, turned.q = phase * data.x, phase * data.q
+    for case in (update_field, field_divergence, update_field_divergence, field_status, sum_above):
+        expected = [
+            phase * value if isinstance(value, np.ndarray) else value for value in case(kernels, data, isotropic, 1)
+        ]
+        assert_close(case(kernels, turned, isotropic, 1), expected, dtype)
+
+
 def test_same_signatures_on_every_backend(kernels):
     for name, function in inspect.getmembers(ORACLE.module, inspect.isfunction):
         if not name.startswith("_"):
@@ -238,6 +329,22 @@ def test_fields_at_the_threshold_exactly(kernels, isotropic, dtype):
     kernels.field_divergence(q, 5.0, isotropic, 1.0, -1.0, out)
     above = q * (0.5 * (np.abs(q).max(axis=0) > 5)) if isotropic else np.sign(q) * np.maximum(np.abs(q) - 5, 0)
     np.testing.assert_array_equal(out, ORACLE.gradient_adjoint(above.astype(dtype)))
+
+
+@pytest.mark.parametrize("dtype", COMPLEX)
+@pytest.mark.parametrize("isotropic", [True, False])
+def test_complex_fields_at_the_threshold_exactly(kernels, isotropic, dtype):
+    skip_long_compilation(kernels, dtype)
+    q = np.array([[0, 3, -4j, 5, 0, 6j, 3 - 4j], [0, 4j, 3, 0, -5j, 8, 0]], dtype).reshape(2, 1, 7)
+    assert kernels.sum_above(q, 5.0, isotropic) == ((10.0, 1.0) if isotropic else (14.0, 2.0))
+    out = np.empty(q.shape[1:], dtype)
+    kernels.field_divergence(q, 5.0, isotropic, 1.0, -1.0, out)
+    above = np.zeros_like(q)
+    above[:, 0, 5] = (3j, 4) if isotropic else (1j, 3)
+    np.testing.assert_allclose(
+        out, ORACLE.gradient_adjoint(above), rtol=0, atol=1e-6 if dtype == np.complex64 else 1e-15
+    )
+    assert np.all(out[:, 2:4] == 0)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -304,10 +411,13 @@ def test_in_place(kernels, name):
 # --- gradient -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [*DTYPES, *COMPLEX])
 @pytest.mark.parametrize("ndim", [1, 2, 3])
 def test_gradient_of_a_batch(kernels, ndim, dtype):
+    skip_long_compilation(kernels, dtype)
     x = np.random.default_rng(1).standard_normal((2, 3, 5, 7)).astype(dtype)
+    if dtype in COMPLEX:
+        x = x + 1j * x[..., ::-1]
     p = kernels.gradient(x, ndim=ndim)
     assert p.shape == (*x.shape[:-ndim], ndim, *x.shape[-ndim:])
     for axis in range(ndim):
@@ -317,11 +427,12 @@ def test_gradient_of_a_batch(kernels, ndim, dtype):
     assert_same_bits([kernels.gradient_adjoint(p, ndim=ndim)], [batch])
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [*DTYPES, *COMPLEX])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_adjoint_identity(kernels, shape, dtype):
-    rng = np.random.default_rng(2)
-    x, p = (rng.standard_normal(size).astype(dtype) for size in (shape, (len(shape), *shape)))
+    skip_long_compilation(kernels, dtype)
+    data = problem(shape, dtype)
+    x, p = data.x, data.q
     left = np.vdot(kernels.gradient(x, ndim=x.ndim), p)
     right = np.vdot(x, kernels.gradient_adjoint(p, ndim=x.ndim))
     assert abs(left - right) <= tolerance(dtype) * np.sum(np.abs(p)) * np.abs(x).max()
@@ -516,12 +627,117 @@ def test_lower_spectrum_solves_the_normal_equations(kernels):
     """grad^T grad has the outer sum of the axes' arrays as its diagonal, and sums are over the full spectrum."""
     data = problem((6, 8), np.float64)
     r = data.r.copy()
-    square = kernels.lower_spectrum(r, data.transfer, data.observed, data.laplacian, 0.7, data.copies)
+    square = kernels.lower_spectrum(r, data.transfer, data.observed, data.laplacian, 0.7, 0.2, data.copies)
     laplacian = data.laplacian[0][:, None] + data.laplacian[1]
-    normal = (np.abs(data.transfer) ** 2 + 0.7 * laplacian) * r
+    normal = (np.abs(data.transfer) ** 2 + 0.7 * laplacian + 0.2) * r
     assert_close([normal], [np.conj(data.transfer) * data.observed + 0.7 * data.r], np.float64)
     residual = np.abs(data.transfer * r - data.observed) ** 2
     assert square == pytest.approx(np.sum(residual[:, 0]) + 2 * np.sum(residual[:, 1:4]) + np.sum(residual[:, 4]))
+
+
+def complex_problem(shape, dtype):
+    """``problem`` for a complex image: full spectra, each coefficient once."""
+    data, full = problem(shape, dtype), problem((*shape[:-1], 2 * shape[-1] - 1), dtype, seed=1)
+    for name in ("r", "previous", "target", "transfer", "observed", "residual", "dual"):
+        setattr(data, name, getattr(full, name))
+    data.laplacian = tuple((2 - 2 * np.cos(2 * np.pi * np.arange(n) / n)).astype(dtype) for n in shape)
+    data.copies = np.ones(shape[-1], dtype)
+    return data
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", [lower_spectrum, lower_kkt, upper_spectrum, upper_spectrum_proximal, upper_dual])
+def test_full_spectra(kernels, case, dtype):
+    for shape in SHAPES:
+        data = complex_problem(shape, dtype)
+        assert data.r.shape == shape
+        assert_close(case(kernels, data, 1), case(ORACLE, data, 1), dtype)
+
+
+def test_full_spectrum_of_a_complex_image(kernels):
+    """The x-update in the Fourier domain is the solution of its normal equations in the image domain."""
+    data = complex_problem((5, 8), np.float64)
+    rhs = np.fft.ifft2(data.r)
+    r = data.r.copy()
+    kernels.lower_spectrum(r, data.transfer, data.observed, data.laplacian, 0.7, 0.2, data.copies)
+    x = np.fft.ifft2(r)
+    blurred = np.fft.ifft2(np.abs(data.transfer) ** 2 * np.fft.fft2(x))
+    rough = sum(2 * x - np.roll(x, 1, axis) - np.roll(x, -1, axis) for axis in (0, 1))
+    expected = np.fft.ifft2(np.conj(data.transfer) * data.observed) + 0.7 * rhs
+    assert_close([blurred + 0.7 * rough + 0.2 * x], [expected], np.float64)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_frequencies_that_nothing_determines_are_zero(kernels, dtype):
+    """A mask without the mean leaves the mean to the shift; without one it is 0, and nothing else changes."""
+    data = complex_problem((4, 7), dtype)
+    transfer = data.transfer.copy()
+    transfer[0, 0] = 0
+    r = data.r.copy()
+    square = kernels.lower_spectrum(r, transfer, data.observed, data.laplacian, 0.7, 0.0, data.copies)
+    assert r[0, 0] == 0 and np.all(r.ravel()[1:] != 0) and np.isfinite(square)
+    expected = data.r.copy()
+    ORACLE.lower_spectrum(expected, transfer, data.observed, data.laplacian, 0.7, 0.0, data.copies)
+    assert_close([r], [expected], dtype)
+    weights = {"field_penalty": 0.6, "data_penalty": 0.7, "proximal": 0.0, "relaxation": 1.4, "shrink": 0.3}
+    results = []
+    for k in (kernels, ORACLE):
+        r, residual = data.r.copy(), data.residual.copy()
+        spectra = r, None, data.target, transfer, data.observed, residual, data.laplacian
+        sums = k.upper_spectrum(*spectra, 0.0, 0.0, copies=data.copies, **weights)
+        results.append((r, residual, sums))
+    assert results[0][0][0, 0] == 0 and np.all(results[0][0].ravel()[1:] != 0)
+    assert_close(*results, dtype)
+
+
+# --- multi-coil images ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", COMPLEX)
+def test_coils_adjoint_identity(kernels, dtype):
+    skip_long_compilation(kernels, dtype)
+    data = problem((13, 17), dtype)
+    (images,), (combined,) = coil_images(kernels, data, 1), coil_combine(kernels, data, 1)
+    left, right = np.vdot(images, data.images), np.vdot(data.x, combined)
+    assert abs(left - right) <= tolerance(dtype) * np.sum(np.abs(images * data.images))
+
+
+@pytest.mark.parametrize("dtype", COMPLEX)
+@pytest.mark.parametrize("radius", [0.0, 2.0, 1e6])
+def test_coil_update_is_a_step_of_admm(kernels, radius, dtype):
+    """The field is q - data: q <- a S + (1 - a) p + u, u = q - p, p the q in the ball about the sampled data."""
+    skip_long_compilation(kernels, dtype)
+    data = problem((13, 17), dtype)
+    a, mask = 1.4, data.mask != 0
+
+    def project(q):
+        p, distance = q.copy(), np.linalg.norm((q - data.coil_data)[:, mask])
+        p[:, mask] = (data.coil_data + min(1, radius / distance) * (q - data.coil_data))[:, mask]
+        return p, min(1, radius / distance)
+
+    q = data.coil_field + data.coil_data
+    p, shrink = project(q)
+    expected = a * data.coil_spectra + (1 - a) * p + (q - p)
+    field = data.coil_field.copy()
+    square, misfit = kernels.coil_update(data.coil_spectra, field, data.mask, data.coil_data, 1.0, a, shrink)
+    assert_close([field], [expected - data.coil_data], dtype)
+    assert square == pytest.approx(np.linalg.norm(field[:, mask]) ** 2, rel=tolerance(dtype))
+    misfits = (data.coil_spectra - data.coil_data)[:, mask]
+    assert misfit == pytest.approx(np.linalg.norm(misfits) ** 2, rel=tolerance(dtype))
+    # What the image update is drawn to: p - u = 2 p - q
+    p, shrink = project(field + data.coil_data)
+    out = np.empty_like(field)
+    kernels.coil_pull(field, data.mask, data.coil_data, shrink, out)
+    assert_close([out], [2 * p - field - data.coil_data], dtype)
+
+
+def test_unsampled_coefficients_stay_out_of_the_sums(kernels):
+    data = problem((4, 9), np.complex64)
+    spectra = np.where(data.mask == 0, np.nan, data.coil_spectra)
+    field = data.coil_field.copy()
+    sums = kernels.coil_update(spectra, field, data.mask, data.coil_data, 0.8, 1.4, 0.3)
+    assert_close([sums], [coil_update(ORACLE, data, 1)[1]], np.complex64)
+    assert np.isnan(field[:, data.mask == 0]).all() and np.isfinite(field[:, data.mask == 1]).all()
 
 
 # --- NaN ------------------------------------------------------------------------------------
@@ -563,12 +779,21 @@ def test_nan_reaches_the_sums(kernels, isotropic):
 
 X, Q, Z = np.ones((4, 5)), np.ones((2, 4, 5)), np.ones(3, complex)
 A = problem((4, 5), np.float64)
+C = problem((4, 5), np.complex128)
 READ_ONLY = np.empty((4, 5))
 READ_ONLY.flags.writeable = False
 REFUSED = [
     ("integers", TypeError, "float32 or float64", lambda k: k.gradient(np.ones((4, 5), int))),
     ("half precision", TypeError, "float32 or float64", lambda k: k.soft_threshold(X.astype(np.float16), 1.0)),
     ("complex image", TypeError, "float32 or float64", lambda k: k.project_nonnegative(Z)),
+    ("complex field", TypeError, "float32 or float64", lambda k: k.project_l21_ball(Q.astype(complex), 1.0)),
+    ("extended precision", TypeError, "complex64", lambda k: k.gradient(np.ones((4, 5), np.clongdouble))),
+    (
+        "complex gradient into real",
+        ValueError,
+        "dtype",
+        lambda k: k.gradient(X.astype(complex), out=np.empty((2, 4, 5))),
+    ),
     ("empty", ValueError, "empty", lambda k: k.soft_threshold(np.empty((0, 3)), 1.0)),
     ("too few axes", ValueError, "ndim", lambda k: k.gradient(np.ones(4), ndim=2)),
     ("4 axes", ValueError, "ndim", lambda k: k.gradient(np.ones((2, 2, 2, 2)), ndim=4)),
@@ -611,9 +836,25 @@ REFUSED_FUSED = {
     "field of another size": lambda k: k.update_field(
         X, np.ones((1, 4, 5)), **FIELD_UPDATE, dual_scale=0.9, isotropic=True, trial=0
     ),
+    "real field of a complex image": lambda k: k.update_field(
+        X.astype(complex), Q, **FIELD_UPDATE, dual_scale=0.9, isotropic=True, trial=0
+    ),
+    "complex field of a real image": lambda k: k.field_status(X, Q.astype(complex), 0.4, True),
+    "real out of a complex field": lambda k: k.field_divergence(
+        Q.astype(complex), 0.4, True, 1.0, -1.0, np.empty((4, 5))
+    ),
+    "maps of another precision": lambda k: k.coil_images(C.x, C.maps.astype("c8"), np.empty_like(C.maps)),
+    "images of fewer coils": lambda k: k.coil_combine(C.images[:2], C.maps, np.empty_like(C.x)),
+    "read-only coil field": lambda k: k.coil_update(C.coil_spectra, C.coil_field, C.mask, C.coil_data, 1.0, 1.0, 1.0),
+    "mask of another precision": lambda k: k.coil_pull(
+        C.coil_field, C.mask.astype("f4"), C.coil_data, 1.0, np.empty_like(C.coil_field)
+    ),
+    "out of fewer coils": lambda k: k.coil_pull(
+        C.coil_field, C.mask, C.coil_data, 1.0, np.empty_like(C.coil_field[:2])
+    ),
     "strided field": lambda k: k.update_field(X, STRIDED, **FIELD_UPDATE, dual_scale=0.9, isotropic=True, trial=0),
     "read-only out": lambda k: k.field_divergence(Q, 0.4, True, 1.0, -1.0, READ_ONLY),
-    "read-only spectrum": lambda k: k.lower_spectrum(A.r, A.transfer, A.observed, A.laplacian, 0.7, A.copies),
+    "read-only spectrum": lambda k: k.lower_spectrum(A.r, A.transfer, A.observed, A.laplacian, 0.7, 0.0, A.copies),
     "strided slacks": lambda k: k.slack_update(X, STRIDED, *[np.ones((2, 4, 5))] * 4, 0.0, 1.0, 0.0, np.empty((4, 5))),
 }
 
