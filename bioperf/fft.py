@@ -1,4 +1,4 @@
-"""Real Fourier transforms for the solvers: one object a problem, its plans and work arrays reused.
+"""Fourier transforms for the solvers: one object a problem, its plans and work arrays reused.
 
 ``scipy.fft`` is always there; ducc0 (``pip install bioperf[fft]``) is faster for every size tried and what
 "auto" takes where it is installed.  pyFFTW is on request, on one thread: its workers and OpenMP's wait
@@ -16,7 +16,7 @@ import numpy as np
 
 from .kernels import run_tasks
 
-__all__ = ["LIBRARIES", "RealFFT", "available_libraries", "real_fft", "set_library", "workspace"]
+__all__ = ["FFT", "LIBRARIES", "available_libraries", "plan_fft", "set_library", "workspace"]
 
 LIBRARIES = ("scipy", "pyfftw", "ducc0")
 _default = "auto"
@@ -50,10 +50,11 @@ def _require(name):
         raise ImportError(f"FFT library {name!r} is not installed: pip install {name}")
 
 
-def real_fft(shape, dtype, *, threads=1, library=None):
-    """The transform pair (a ``RealFFT``) for real arrays of one shape (1, 2 or 3 axes) and dtype (float32, float64).
+def plan_fft(shape, dtype, *, threads=1, library=None):
+    """The transform pair (an ``FFT``) for images of one shape (1, 2 or 3 axes) and dtype.
 
-    ``library`` as in ``set_library``, whose choice None stands for; the errors are the same.
+    float32 and float64 images have half spectra, complex64 and complex128 images whole ones.  ``library`` as
+    in ``set_library``, whose choice None stands for; the errors are the same.
     """
     library = library or _default
     if library == "auto":
@@ -65,20 +66,23 @@ def real_fft(shape, dtype, *, threads=1, library=None):
     return {"scipy": _SciPy, "pyfftw": _FFTW, "ducc0": _Ducc}[library](tuple(shape), np.dtype(dtype), threads)
 
 
+_stagger = itertools.cycle(range(1, 21))
+
+
 def workspace(shapes_and_dtypes):
     """Uninitialised arrays whose starts differ by 192 bytes modulo 4 KiB, so that fields do not alias in cache."""
     arrays = []
-    for k, (shape, dtype) in enumerate(shapes_and_dtypes):
+    for shape, dtype in shapes_and_dtypes:
         dtype = np.dtype(dtype)
         size = math.prod(shape) * dtype.itemsize
         raw = np.empty(size + 8192, np.uint8)
-        start = (192 * (k + 1) - raw.ctypes.data) % 4096
+        start = (192 * next(_stagger) - raw.ctypes.data) % 4096
         arrays.append(raw[start : start + size].view(dtype).reshape(shape))
     return arrays
 
 
-class RealFFT:
-    """``forward`` and ``inverse`` between real arrays and half spectra.
+class FFT:
+    """``forward`` and ``inverse`` between images and their spectra (half spectra for real images).
 
     The spectra are Fourier coefficients (``norm="forward"``: the inverse has no factor) up to ``scale``:
     ``scale * forward(x)`` are the coefficients and ``inverse(scale * forward(x))`` is x.  Both may
@@ -90,32 +94,38 @@ class RealFFT:
 
     def __init__(self, shape, dtype, threads):
         self.shape, self.dtype, self.threads = shape, dtype, threads
+        self.real = dtype.kind == "f"
         self.scale = 1 / math.prod(shape)
-        self.spectrum_shape = (*shape[:-1], shape[-1] // 2 + 1)
+        self.spectrum_shape = (*shape[:-1], shape[-1] // 2 + 1) if self.real else shape
         self.spectrum_dtype = np.result_type(dtype, np.complex64)
+        self.real_dtype = np.empty(0, dtype).real.dtype
         self.axes = tuple(range(len(shape)))
+        # The bits depend on the order of the axes: forward the last one first; inverse too for complex images.
+        self.order = self.axes if self.real else (self.axes[-1], *self.axes[:-1])
 
     def empty(self, *kinds):
-        """New aligned arrays, one for each of "real" and "spectrum" in ``kinds``."""
-        forms = {"real": (self.shape, self.dtype), "spectrum": (self.spectrum_shape, self.spectrum_dtype)}
+        """New aligned arrays, one for each of "image" and "spectrum" in ``kinds``."""
+        forms = {"image": (self.shape, self.dtype), "spectrum": (self.spectrum_shape, self.spectrum_dtype)}
         return workspace([forms[kind] for kind in kinds])
 
     def coefficients(self, x):
         """The Fourier coefficients of x (not overwritten), in a new array."""
-        real, spectrum = self.empty("real", "spectrum")
-        real[...] = x
-        out = self.forward(real, spectrum)
-        return np.multiply(out, self.dtype.type(self.scale), out=out)
+        image, spectrum = self.empty("image", "spectrum")
+        image[...] = x
+        out = self.forward(image, spectrum)
+        return np.multiply(out, self.real_dtype.type(self.scale), out=out)
 
     def laplacian(self):
         """Per axis 4 sin^2(pi k / N): their outer sum is the diagonal of grad^T grad."""
         return tuple(
-            (4 * np.sin(np.pi * np.arange(count) / n) ** 2).astype(self.dtype)
+            (4 * np.sin(np.pi * np.arange(count) / n) ** 2).astype(self.real_dtype)
             for count, n in zip(self.spectrum_shape, self.shape, strict=True)
         )
 
     def copies(self):
         """How often each coefficient of the last axis stands in the full spectrum: 1, 2, ..., 2[, 1]."""
+        if not self.real:
+            return np.ones(self.shape[-1], self.real_dtype)
         copies = np.full(self.spectrum_shape[-1], 2, self.dtype)
         copies[0] = 1
         if self.shape[-1] % 2 == 0:
@@ -123,7 +133,7 @@ class RealFFT:
         return copies
 
 
-class _Lines(RealFFT):
+class _Lines(FFT):
     """A transform put together from transforms of blocks of lines, one block a thread."""
 
     _BLOCK = 64  # a multiple of every SIMD width in lines, so that no line's bits depend on the cut
@@ -155,9 +165,13 @@ class _Lines(RealFFT):
     def inverse(self, spectrum, out):
         if self.threads == 1:
             return self._whole_inverse(spectrum, out)
+        if not self.real:
+            self._rows(self._row_inverse, spectrum, out)
+            spectrum = out
         for axis in self.axes[:-1]:
             self._along(spectrum, axis, False)
-        self._rows(self._row_inverse, spectrum, out)
+        if self.real:
+            self._rows(self._row_inverse, spectrum, out)
         return out
 
 
@@ -171,16 +185,20 @@ class _SciPy(_Lines):
         self._fft = fft
 
     def _whole_forward(self, x, out):
-        return self._fft.rfftn(x, overwrite_x=True)
+        forward = self._fft.rfftn if self.real else self._fft.fftn
+        return forward(x, axes=self.order, overwrite_x=True)
 
     def _whole_inverse(self, spectrum, out):
-        return self._fft.irfftn(spectrum, self.shape, norm="forward", overwrite_x=True)
+        inverse = self._fft.irfftn if self.real else self._fft.ifftn
+        shape = [self.shape[axis] for axis in self.order]
+        return inverse(spectrum, shape, axes=self.order, norm="forward", overwrite_x=True)
 
     def _row_forward(self, x, out):
-        out[...] = self._fft.rfft(x)
+        out[...] = (self._fft.rfft if self.real else self._fft.fft)(x)
 
     def _row_inverse(self, spectrum, out):
-        out[...] = self._fft.irfft(spectrum, self.shape[-1], norm="forward", overwrite_x=True)
+        inverse = self._fft.irfft if self.real else self._fft.ifft
+        out[...] = inverse(spectrum, self.shape[-1], norm="forward", overwrite_x=True)
 
     def _lines(self, spectrum, axis, forward):
         if forward:
@@ -199,36 +217,44 @@ class _Ducc(_Lines):
         self._fft = ducc0.fft
 
     def _whole_forward(self, x, out):
-        return self._fft.r2c(x, axes=self.axes, out=out)
+        return self._forward(x, self.order, out)
 
     def _whole_inverse(self, spectrum, out):
-        return self._fft.c2r(
-            spectrum, axes=self.axes, lastsize=self.shape[-1], forward=False, out=out, allow_overwriting_input=True
-        )
+        return self._inverse(spectrum, self.order, out)
 
     def _row_forward(self, x, out):
-        self._fft.r2c(x, axes=(self.axes[-1],), out=out)
+        self._forward(x, self.axes[-1:], out)
 
     def _row_inverse(self, spectrum, out):
-        self._fft.c2r(spectrum, axes=(self.axes[-1],), lastsize=self.shape[-1], forward=False, out=out)
+        self._inverse(spectrum, self.axes[-1:], out)
+
+    def _forward(self, x, axes, out):
+        return (self._fft.r2c if self.real else self._fft.c2c)(x, axes=axes, out=out)
+
+    def _inverse(self, spectrum, axes, out):
+        if not self.real:
+            return self._fft.c2c(spectrum, axes=axes, forward=False, out=out)
+        return self._fft.c2r(
+            spectrum, axes=axes, lastsize=self.shape[-1], forward=False, out=out, allow_overwriting_input=True
+        )
 
     def _lines(self, spectrum, axis, forward):
         self._fft.c2c(spectrum, axes=(axis,), forward=forward, out=spectrum)
 
 
-class _FFTW(RealFFT):
+class _FFTW(FFT):
     library = "pyfftw"
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
         import pyfftw
 
-        real, spectrum = self.empty("real", "spectrum")
+        image, spectrum = self.empty("image", "spectrum")
         # By estimate: measured plans differ from run to run, and so would the last bits.
         flags = ("FFTW_ESTIMATE", "FFTW_DESTROY_INPUT")
         plan = functools.partial(pyfftw.FFTW, axes=self.axes, flags=flags, threads=self.threads)
-        self._forward = plan(real, spectrum)
-        self._inverse = plan(spectrum, real, direction="FFTW_BACKWARD")
+        self._forward = plan(image, spectrum)
+        self._inverse = plan(spectrum, image, direction="FFTW_BACKWARD")
 
     def forward(self, x, out):
         self._forward.update_arrays(x, out)

@@ -11,8 +11,8 @@ from bioperf import Blur, fft, solve_lower
 from bioperf.kernels import get_backend
 
 # Error of a result relative to its largest entry.
-TOLERANCE = {np.float32: 2e-6, np.float64: 1e-14}
-DTYPES = (np.float32, np.float64)
+TOLERANCE = {np.float32: 2e-6, np.float64: 1e-14, np.complex64: 2e-6, np.complex128: 1e-14}
+DTYPES = (np.float32, np.float64, np.complex64, np.complex128)
 # even, odd and prime sizes, and the shortest
 SHAPES = [
     (1,), (2,), (16,), (15,), (97,),
@@ -40,7 +40,15 @@ def automatic():
 
 
 def image(shape, dtype=np.float64):
-    return np.random.default_rng([3, *shape]).standard_normal(shape).astype(dtype)
+    rng = np.random.default_rng([3, *shape])
+    x = rng.standard_normal(shape)
+    return (x + 1j * rng.standard_normal(shape) if np.dtype(dtype).kind == "c" else x).astype(dtype)
+
+
+def numpy_coefficients(x):
+    return (np.fft.fftn if x.dtype.kind == "c" else np.fft.rfftn)(
+        x.astype(np.result_type(x, np.float64)), norm="forward"
+    )
 
 
 def assert_close(actual, expected, dtype):
@@ -57,14 +65,14 @@ def assert_close(actual, expected, dtype):
 def test_matches_numpy(library, shape, dtype):
     x = image(shape, dtype)
     untouched = x.copy()
-    transform = fft.real_fft(shape, dtype, library=library)
+    transform = fft.plan_fft(shape, dtype, library=library)
     assert transform.library == library
     coefficients = transform.coefficients(x)
     assert coefficients.dtype == np.result_type(dtype, np.complex64)
-    assert_close(coefficients, np.fft.rfftn(x.astype(np.float64), norm="forward"), dtype)
+    assert_close(coefficients, numpy_coefficients(x), dtype)
     np.testing.assert_array_equal(x, untouched)
 
-    real, spectrum = transform.empty("real", "spectrum")
+    real, spectrum = transform.empty("image", "spectrum")
     real[...] = x
     assert_close(transform.scale * transform.forward(real, spectrum), coefficients, dtype)
     back = transform.inverse(coefficients, real)
@@ -78,11 +86,11 @@ def test_matches_numpy(library, shape, dtype):
 def test_thread_count_does_not_change_the_bits(library, shape, dtype):
     results = []
     for threads in (1, 2, 3):
-        transform = fft.real_fft(shape, dtype, threads=threads, library=library)
+        transform = fft.plan_fft(shape, dtype, threads=threads, library=library)
         alone = shape in SMALL or library == "pyfftw"
         assert transform.threads == (1 if alone else threads)
         coefficients = transform.coefficients(image(shape, dtype))
-        (real,) = transform.empty("real")
+        (real,) = transform.empty("image")
         results.append((coefficients.copy(), transform.inverse(coefficients, real).copy()))
     for other in results[1:]:
         for one, reference in zip(other, results[0], strict=True):
@@ -102,21 +110,24 @@ def test_workspace_is_aligned_staggered_and_disjoint():
     forms = [((5, 7), np.float32), ((3, 4, 6), np.complex128), ((11,), np.float64)] * 9
     arrays = fft.workspace(forms)
     spans = []
-    for k, (array, (shape, dtype)) in enumerate(zip(arrays, forms, strict=True)):
+    for array, (shape, dtype) in zip(arrays, forms, strict=True):
         assert array.shape == shape and array.dtype == dtype
         assert array.flags.c_contiguous and array.flags.writeable
         start = array.ctypes.data
-        assert start % 64 == 0 and start % 4096 == 192 * (k + 1) % 4096
+        assert start % 64 == 0
         spans.append((start, start + array.nbytes))
+    steps = {(second - first) % 4096 for (first, _), (second, _) in itertools.pairwise(spans)}
+    assert steps <= {192, 4096 - 19 * 192}
     assert all(stop <= start for (_, stop), (start, _) in itertools.pairwise(sorted(spans)))
 
 
 @every_dtype
 def test_transform_arrays_come_from_one_workspace(dtype):
-    transform = fft.real_fft((9, 8), dtype)
-    real, spectrum = transform.empty("real", "spectrum")
+    transform = fft.plan_fft((9, 8), dtype)
+    real, spectrum = transform.empty("image", "spectrum")
     assert (real.shape, real.dtype) == ((9, 8), dtype)
-    assert (spectrum.shape, spectrum.dtype) == ((9, 5), np.result_type(dtype, np.complex64))
+    whole = np.dtype(dtype).kind == "c"
+    assert (spectrum.shape, spectrum.dtype) == ((9, 8 if whole else 5), np.result_type(dtype, np.complex64))
     assert (spectrum.ctypes.data - real.ctypes.data) % 4096 == 192
 
 
@@ -129,17 +140,17 @@ def without(monkeypatch, *missing):
 
 
 def test_unknown_library(automatic):
-    for choose in (fft.set_library, lambda name: fft.real_fft((4, 4), np.float64, library=name)):
+    for choose in (fft.set_library, lambda name: fft.plan_fft((4, 4), np.float64, library=name)):
         with pytest.raises(ValueError, match=r"unknown FFT library 'fftpack'.*'auto'.*'scipy'"):
             choose("fftpack")
-    assert fft.real_fft((4, 4), np.float64).library in fft.LIBRARIES
+    assert fft.plan_fft((4, 4), np.float64).library in fft.LIBRARIES
 
 
 @pytest.mark.parametrize("name", ["pyfftw", "ducc0"])
 def test_missing_library_is_refused_by_name(monkeypatch, automatic, name):
     without(monkeypatch, name)
     assert f"pip install {name}" in fft.available_libraries()[name]
-    for choose in (fft.set_library, lambda library: fft.real_fft((4, 4), np.float64, library=library)):
+    for choose in (fft.set_library, lambda library: fft.plan_fft((4, 4), np.float64, library=library)):
         with pytest.raises(ImportError, match=f"{name}.*pip install {name}"):
             choose(name)
 
@@ -147,7 +158,7 @@ def test_missing_library_is_refused_by_name(monkeypatch, automatic, name):
 def test_scipy_stands_in_for_missing_libraries_under_auto(monkeypatch):
     without(monkeypatch, "pyfftw", "ducc0")
     assert fft.available_libraries()["scipy"] is True
-    assert fft.real_fft((4, 4), np.float64).library == "scipy"
+    assert fft.plan_fft((4, 4), np.float64).library == "scipy"
 
 
 @every_library
@@ -169,12 +180,13 @@ def test_set_library_is_honoured_by_a_solve(automatic, library):
 @every_dtype
 @every_shape
 def test_laplacian_is_the_diagonal_of_gradient_adjoint_gradient(shape, dtype):
-    kernels, x = get_backend("reference"), image(shape)
-    transform = fft.real_fft(shape, dtype)
+    kernels, whole = get_backend("reference"), np.dtype(dtype).kind == "c"
+    x = image(shape, np.complex128 if whole else np.float64)
+    transform = fft.plan_fft(shape, dtype)
     laplacian = transform.laplacian()
-    assert all(axis.dtype == dtype for axis in laplacian)
-    diagonal = sum(np.ix_(*laplacian))
-    filtered = np.fft.irfftn(diagonal * np.fft.rfftn(x), shape, axes=range(len(shape)))
+    assert all(axis.dtype == transform.real_dtype for axis in laplacian)
+    inverse = np.fft.ifftn if whole else np.fft.irfftn
+    filtered = inverse(sum(np.ix_(*laplacian)) * numpy_coefficients(x), shape, axes=range(len(shape)), norm="forward")
     direct = kernels.gradient_adjoint(kernels.gradient(x, ndim=len(shape)), ndim=len(shape))
     assert_close(filtered, direct, dtype)
 
@@ -182,8 +194,9 @@ def test_laplacian_is_the_diagonal_of_gradient_adjoint_gradient(shape, dtype):
 @every_dtype
 @every_shape
 def test_copies_by_parseval(shape, dtype):
-    x = image(shape)
-    copies = fft.real_fft(shape, dtype).copies()
-    power = np.abs(np.fft.rfftn(x, norm="forward")) ** 2
-    assert copies.dtype == dtype and copies.sum() == shape[-1]
-    assert x.size * np.sum(power * copies) == pytest.approx(np.sum(x**2), rel=1e-12)
+    x = image(shape, np.complex128 if np.dtype(dtype).kind == "c" else np.float64)
+    transform = fft.plan_fft(shape, dtype)
+    copies = transform.copies()
+    power = np.abs(numpy_coefficients(x)) ** 2
+    assert copies.dtype == transform.real_dtype and copies.sum() == shape[-1]
+    assert x.size * np.sum(power * copies) == pytest.approx(np.sum(np.abs(x) ** 2), rel=1e-12)
