@@ -26,9 +26,41 @@ def as_images(name, a, shape=None, ndim=None):
     return np.ascontiguousarray(a, dtype=a.dtype.newbyteorder("="))
 
 
+def as_complex_images(name, a, shape=None, *, real=False):
+    """``as_images`` for complex64 or complex128 arrays; ``real`` accepts real ones too and converts them."""
+    if not isinstance(a, np.ndarray):
+        a = np.asarray(a)
+    if real and a.dtype.kind != "c":
+        a = as_images(name, a, shape)
+        return a.astype(np.result_type(a.dtype, np.complex64))
+    if a.dtype.kind != "c" or a.dtype.itemsize not in (8, 16):
+        raise TypeError(f"{name}: expected complex64 or complex128, got dtype {a.dtype}")
+    if a.size == 0:
+        raise ValueError(f"{name}: empty array of shape {a.shape}")
+    if shape is not None and a.shape[-len(shape) :] != tuple(shape):
+        raise ValueError(f"{name}: expected shape (..., {', '.join(map(str, shape))}), got {a.shape}")
+    check_finite(name, a)
+    return np.ascontiguousarray(a, dtype=a.dtype.newbyteorder("="))
+
+
+def as_mask(name, mask):
+    """A boolean array of 1, 2 or 3 axes with at least one True, from booleans or zeros and ones."""
+    mask = np.asarray(mask)
+    if not 1 <= mask.ndim <= 3 or mask.size == 0:
+        raise ValueError(f"{name}: expected 1, 2 or 3 axes, got shape {mask.shape}")
+    if mask.dtype.kind not in "biuf":
+        raise TypeError(f"{name}: expected booleans (or 0 and 1), got dtype {mask.dtype}")
+    sampled = mask.astype(bool)
+    if not np.array_equal(sampled, mask):
+        raise ValueError(f"{name}: expected only 0 and 1 (False and True), got other values")
+    if not sampled.any():
+        raise ValueError(f"{name}: no frequency is sampled")
+    return np.ascontiguousarray(sampled)
+
+
 def as_images_like(name, a, y):
-    """``as_images`` of exactly y's shape, in y's dtype."""
-    a = as_images(name, a)
+    """``as_images`` of exactly y's shape, in y's dtype; real images stand for complex ones where y is complex."""
+    a = as_images(name, a) if y.dtype.kind == "f" else as_complex_images(name, a, real=True)
     if a.shape != y.shape:
         raise ValueError(f"{name}: expected shape {y.shape}, got {a.shape}")
     return a.astype(y.dtype, copy=False)
@@ -38,7 +70,7 @@ def check_finite(name, a):
     """ValueError with the number and the first place of NaN or infinite entries."""
     # The sum is NaN or infinite if an entry is: one pass, and no mask in the usual case.
     with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(np.sum(a, dtype=np.float64)):
+        if np.isfinite(np.sum(a, dtype=np.complex128 if a.dtype.kind == "c" else np.float64)):
             return
     bad = ~np.isfinite(a)
     if bad.any():
@@ -82,9 +114,9 @@ def check_callback(callback):
 
 def check_operator(A):
     """An operator diagonal in the Fourier basis, or TypeError."""
-    if not callable(getattr(A, "transfer", None)):
+    if not callable(getattr(A, "check_data", None)):
         raise TypeError(
-            f"A: expected an operator diagonal in the Fourier basis such as bioperf.Blur, got {repr(A)[:80]}"
+            f"A: expected an operator of bioperf (Blur, MaskedFourier or MultiCoilFourier), got {repr(A)[:80]}"
         )
 
 

@@ -134,7 +134,7 @@ def test_thread_count_does_not_change_the_bits(monkeypatch, dtype):
     x = np.random.default_rng(3).random((530, 521)).astype(dtype)
     results = []
     for threads in (1, 2):
-        monkeypatch.setattr("bioperf.operators.threads_for", lambda elements, threads=threads: threads)
+        monkeypatch.setattr("bioperf.operators.blur.threads_for", lambda elements, threads=threads: threads)
         A = Blur(np.ones((3, 4)) / 12, x.shape)
         results.append((A.transfer(dtype), A(x), A.adjoint(x)))
     for one, other in zip(*results, strict=True):

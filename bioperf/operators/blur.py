@@ -1,13 +1,13 @@
-"""Forward operators: what the camera or the scanner did to the image."""
+"""Periodic convolution: what an unsteady or defocused camera does."""
 
 import math
 
 import numpy as np
 
-from ._validation import as_images
-from .kernels import threads_for
+from .._validation import as_images
+from ..kernels import threads_for
 
-__all__ = ["Blur", "as_linear_operator"]
+__all__ = ["Blur"]
 
 
 class Blur:
@@ -50,7 +50,7 @@ class Blur:
             raise ValueError(f"psf: {int((psf < 0).sum())} entries are negative; a point spread function is >= 0")
         if not psf.sum() > 0:
             raise ValueError("psf: sums to zero; pass a psf with at least one positive entry")
-        self.psf, self.shape = psf, shape
+        self.psf, self.shape, self.data_shape = psf, shape, shape
         self._transfer = {}
 
     def __repr__(self):
@@ -67,6 +67,20 @@ class Blur:
             kernel = np.roll(kernel, [-(k // 2) for k in self.psf.shape], range(kernel.ndim))
             self._transfer[dtype] = fft.rfftn(kernel, workers=self._workers(), overwrite_x=True)
         return self._transfer[dtype]
+
+    def check_data(self, name, y):
+        """Blurred images (..., *shape), float32 or float64, checked and C-contiguous."""
+        return as_images(name, y, self.shape)
+
+    def image_dtype(self, y):
+        return y.dtype
+
+    def data_image(self, y):
+        return y
+
+    def coefficients(self, y, fft):
+        """The Fourier coefficients of one item's data, and the part of |A x - y|^2 that no image reaches."""
+        return fft.coefficients(y), 0.0
 
     @property
     def gram_spectrum(self):
@@ -104,16 +118,3 @@ def _as_shape(shape):
     if not isinstance(sizes, tuple | list) or not all(isinstance(n, int | np.integer) for n in sizes):
         raise TypeError(f"shape: expected a tuple of integers, got {shape!r}")
     return tuple(int(n) for n in sizes)
-
-
-def as_linear_operator(A):
-    """The operator as a ``scipy.sparse.linalg.LinearOperator`` on flattened float64 images."""
-    from scipy.sparse.linalg import LinearOperator
-
-    n = math.prod(A.shape)
-    return LinearOperator(
-        (n, n),
-        matvec=lambda x: A(x.reshape(A.shape).astype(np.float64)).ravel(),
-        rmatvec=lambda z: A.adjoint(z.reshape(A.shape).astype(np.float64)).ravel(),
-        dtype=np.float64,
-    )
