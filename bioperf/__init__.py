@@ -2,9 +2,10 @@
 
 >>> import bioperf
 >>> solution = bioperf.deblur(y, psf)
+>>> solution = bioperf.reconstruct_mri(kspace, mask)
 
-Start with ``deblur``; ``solve_lower`` and ``solve_bio`` are the solvers under it, ``bioperf.kernels`` the
-loops under those.
+Start with these; ``solve_lower`` and ``solve_bio`` are the solvers under them, ``bioperf.kernels`` the loops
+under those.  ``solve_bilevel`` is the general form, for operators and losses of one's own.
 """
 
 import importlib
@@ -14,20 +15,30 @@ from pathlib import Path
 __version__ = "0.1.0"
 
 _HOME = {
+    "BilevelProblem": "bilevel",
     "Blur": "operators",
+    "DCT": "transforms",
     "DivergenceError": "solution",
+    "MaskedFourier": "operators",
+    "MultiCoilFourier": "operators",
     "Solution": "solution",
+    "UndecimatedWavelet": "transforms",
+    "Wavelet": "transforms",
     "as_linear_operator": "operators",
     "deblur": "deblurring",
+    "estimate_kspace_noise": "noise",
     "estimate_noise": "noise",
+    "hermitian_noise": "noise",
     "nre": "metrics",
     "psnr": "metrics",
+    "reconstruct_mri": "mri",
     "rlne": "metrics",
+    "solve_bilevel": "bilevel",
     "solve_bio": "bio",
     "solve_lower": "lower",
     "ssim": "metrics",
 }
-_MODULES = ("fft", "kernels", "metrics", "targets")
+_MODULES = ("coils", "fft", "functions", "kernels", "masks", "metrics", "targets", "transforms")
 
 __all__ = ["__version__", *_HOME, *_MODULES]
 

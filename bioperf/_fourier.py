@@ -1,29 +1,29 @@
-"""The state that both levels share: one image's data, operator and work arrays in the Fourier domain."""
+"""What both levels share where A^T A is diagonal in the Fourier basis: the operator, its spectra and the x-updates."""
 
 import math
 
 import numpy as np
 
-from .fft import real_fft
+from .fft import plan_fft
 from .kernels import available_threads, get_backend, threads_for
 
 
-class FourierProblem:
-    """A blur and its data as Fourier coefficients, with the kernels bound to them.
+class Problem:
+    """The images' side of a problem: kernels, transforms and the Laplacian's spectrum.
 
     ``scale`` and ``laplacian`` absorb the factor that the library's forward transform leaves out:
     a penalty enters the kernels as ``penalty * scale`` beside ``laplacian / scale``.
     """
 
     def __init__(self, A, dtype, threads=None):
-        self.shape, self.dtype = A.shape, np.dtype(dtype)
+        self.A, self.shape, self.dtype = A, A.shape, np.dtype(dtype)
+        self.real_dtype = np.empty(0, dtype).real.dtype
         self.pixels = math.prod(A.shape)
         self.threads = threads_for(self.pixels, threads or available_threads())
         self.kernels = get_backend()
-        self.fft = real_fft(A.shape, dtype, threads=self.threads)
-        self.transfer = A.transfer(dtype)
+        self.fft = plan_fft(A.shape, dtype, threads=self.threads)
         self.scale = self.fft.scale
-        self.laplacian = tuple(axis / self.dtype.type(self.scale) for axis in self.fft.laplacian())
+        self.laplacian = tuple(axis / self.real_dtype.type(self.scale) for axis in self.fft.laplacian())
         self.copies = self.fft.copies()
         self.field_shape = (len(A.shape), *A.shape)
         # What rounding alone can make of a residual, relative to the terms that cancel in it.
@@ -45,3 +45,144 @@ class FourierProblem:
     def total_variation(self, x, isotropic):
         field = np.zeros(self.field_shape, self.dtype)
         return self.kernels.field_status(x, field, 0.0, isotropic, threads=self.threads)[0]
+
+
+class FourierProblem(Problem):
+    """A problem whose data are Fourier coefficients: a blur's, or those that a mask lets through."""
+
+    def __init__(self, A, dtype, threads=None):
+        super().__init__(A, dtype, threads)
+        self.transfer = A.transfer(dtype)
+
+    def lower(self, y):
+        return LowerData(self, y)
+
+    def upper(self, ybar, target, epsilon, eta):
+        return UpperData(self, ybar, target, epsilon, eta)
+
+
+class LowerData:
+    """1/2 |A x - y|^2 of one item and the lower level's x-update.
+
+    ``constant`` is the part of the objective that no image changes; ``exact_multipliers``: after an x-update
+    the multipliers of the unclipped fields satisfy stationarity exactly.
+    """
+
+    exact_multipliers = True
+
+    def __init__(self, problem, y):
+        self.problem = problem
+        self.data, unreachable = problem.A.coefficients(y, problem.fft)
+        self.constant = 0.5 * unreachable
+        self.spectrum, self.kept = problem.fft.empty("spectrum", "spectrum")
+
+    def start(self, x):
+        """No state depends on the first image."""
+
+    def step(self, rhs, x, penalty, shift, keep):
+        """x <- the minimiser of 1/2 |A x - y|^2 + penalty/2 |grad x|^2 + shift/2 |x|^2 - penalty <rhs, x>.
+
+        Returns x and |A x - y|^2 without the constant; ``keep`` keeps what ``kkt`` needs.
+        """
+        p = self.problem
+        spectrum = p.fft.forward(rhs, self.spectrum)
+        if not shift:
+            p.zero_mean(spectrum)
+        square = p.pixels * p.kernels.lower_spectrum(
+            spectrum, p.transfer, self.data, p.laplacian, penalty * p.scale, shift, p.copies, threads=p.threads
+        )
+        if keep:
+            self.kept[...] = spectrum
+        return p.fft.inverse(spectrum, x), square
+
+    def kkt(self, dual, penalty):
+        """|A^T(A x - y) + penalty dual| at the kept x, and |penalty dual|; dual is overwritten."""
+        p = self.problem
+        dual = p.fft.forward(dual, self.spectrum)
+        weight = penalty * p.scale
+        square = p.kernels.lower_kkt(self.kept, dual, p.transfer, self.data, weight, p.copies, threads=p.threads)
+        return math.sqrt(p.pixels * square), weight * math.sqrt(p.square_norm(dual))
+
+
+class UpperData:
+    """|A x - ybar| <= epsilon of one item and the upper level's x-update; ybar counts as far as images reach it."""
+
+    balanced = True
+
+    def __init__(self, problem, ybar, target, epsilon, eta):
+        self.problem, self.epsilon, self.eta = problem, epsilon, eta
+        self.data, _ = problem.A.coefficients(ybar, problem.fft)
+        self.target = problem.fft.coefficients(target)
+        self.spectrum, self.residual = problem.fft.empty("spectrum", "spectrum")
+        self.norm = math.sqrt(problem.square_norm(self.data)) or 1.0
+        self.target_square = problem.square_norm(self.target)
+        self.shrink = 1.0
+
+    def start_penalty(self):
+        """A data penalty to start from, in units of eta."""
+        return 100.0 if self.epsilon > 0 else 1000.0
+
+    def start(self, x):
+        p = self.problem
+        np.multiply(p.transfer, p.fft.coefficients(x), out=self.residual)
+        self.residual -= self.data
+        self.shrink = self._shrink(math.sqrt(p.square_norm(self.residual)))
+
+    def step(self, rhs, x, field_penalty, data_penalty, shift, keep, proximal=0.0, relaxation=1.6):
+        """The x-update and the data ball's (mathematics.md 4c), with shift/2 |x|^2 beside the other terms.
+
+        Returns x, |x - D| and |A x - ybar|; ``keep`` keeps what ``bound`` needs.
+        """
+        p = self.problem
+        previous = self.previous if proximal else None
+        spectrum = p.fft.forward(rhs, self.spectrum)
+        if not shift:
+            p.zero_mean(spectrum)
+        squares = p.kernels.upper_spectrum(
+            spectrum, previous, self.target, p.transfer, self.data, self.residual, p.laplacian, self.eta,
+            self.eta + proximal + shift, field_penalty * p.scale, data_penalty, proximal, relaxation, self.shrink,
+            p.copies, threads=p.threads,
+        )  # fmt: skip
+        residual, misfit, distance = (math.sqrt(p.pixels * square) for square in squares)
+        self.shrink = self._shrink(residual)
+        if proximal:
+            previous[...] = spectrum
+        if keep:
+            self.kept = spectrum.copy()
+        return p.fft.inverse(spectrum, x), distance, misfit
+
+    def bound(self, dual, field_weight, data_penalty):
+        """The certificate of mathematics.md 6 at q = field_weight dual + A^T nu, and the KKT residual.
+
+        Returns <q, D> - |q|^2/(2 eta) - <nu, ybar> - epsilon |nu| and |eta (x - D) + q| / |q|; dual is overwritten.
+        """
+        p = self.problem
+        dual = p.fft.forward(dual, self.spectrum)
+        weights = field_weight * p.scale, data_penalty * (1 - self.shrink)
+        sums = p.kernels.upper_dual(
+            dual, self.residual, self.target, p.transfer, self.data, *weights, p.copies, threads=p.threads
+        )
+        qd, qq, ny, nn = (p.pixels * value for value in sums)
+        # row by row, in place of whole spectra: the memory of a solve is counted
+        kept, self.kept = self.kept, None
+        for row in np.ndindex(kept.shape[:-1]):
+            kept[row] -= self.target[row]
+            kept[row] *= self.eta
+            kept[row] += weights[0] * dual[row] + weights[1] * np.conj(p.transfer[row]) * self.residual[row]
+        error = math.sqrt(p.square_norm(kept))
+        value = qd - qq / (2 * self.eta) - ny - self.epsilon * math.sqrt(nn)
+        return value, error / self._size(math.sqrt(qq))
+
+    def rescale(self, factor):
+        """The same multiplier for a data penalty times factor: p stays, the scaled multiplier shrinks."""
+        merged = self.shrink + (1 - self.shrink) / factor
+        self.residual *= self.residual.real.dtype.type(merged)
+        self.shrink = self.shrink / merged if self.epsilon > 0 else 0.0
+
+    def _shrink(self, norm):
+        return min(1.0, self.epsilon / norm) if norm > 0 else 1.0
+
+    def _size(self, dual_norm):
+        """|q|; where no constraint is active q is 0, and the rounding of eta D takes its place."""
+        rounding = float(np.finfo(self.problem.dtype).eps) * self.eta * math.sqrt(self.target_square)
+        return max(dual_norm, rounding, np.finfo(float).tiny)

@@ -7,6 +7,17 @@ CHECK_EVERY = 5
 KKT_FACTOR = 0.25
 
 
+def dual_value(residual_square, pairing, excess):
+    """max over s <= 1/excess of -s^2/2 |r|^2 - s <r, y>: a feasible dual value, where r = A x - y has
+    A^T r + grad^T mu + T^T omega = 0 exactly, <mu, grad x> + <omega, T x> = pairing, and the multipliers are
+    at most excess times their bounds."""
+    along = residual_square + pairing  # -<r, y>, as <r, A x> = -pairing
+    scale = min(1.0, 1.0 / excess) if excess > 0 else 1.0
+    if residual_square > 0:
+        scale = min(scale, max(0.0, along / residual_square))
+    return scale * along - 0.5 * scale * scale * residual_square
+
+
 def rounding_floors(problem, y, gamma):
     """What rounding alone makes of |A^T(Ax - y) + grad^T mu| and of TV(x), for images of y's size."""
     size, root = float(np.linalg.norm(y)), np.sqrt(y.size)

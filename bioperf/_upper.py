@@ -1,4 +1,4 @@
-"""What both splittings of the upper level share: the test for convergence, the certificate, the result."""
+"""What both splittings of the upper level share: the test for convergence, the penalties, the result."""
 
 import numpy as np
 
@@ -13,19 +13,18 @@ OBJECTIVE_FLOOR = 0.5e-6
 
 
 class UpperLevel:
-    """What both splittings share: the spectra, the test for convergence and the result."""
+    """The test for convergence, the balance of the penalties and the result.
 
-    def __init__(self, problem, data, image, bound, options, stage):
-        self.problem, self.bound = problem, bound
-        self.kernels, self.fft, self.threads = problem.kernels, problem.fft, problem.threads
-        self.eta, self.epsilon, self.tol = options["eta"], options["epsilon"], options["tol"]
-        self.isotropic, self.max_iter = options["isotropic"], options["max_iter"]
-        self.data, self.target = self.fft.coefficients(data), self.fft.coefficients(image)
-        self.data_norm = np.sqrt(problem.square_norm(self.data)) or 1.0
+    ``data`` is the data's side of the item (``UpperData`` or ``UpperCoils``).
+    """
+
+    def __init__(self, problem, data, bound, options, stage):
+        self.problem, self.bound, self.epsilon = problem, bound, data.epsilon
+        self.tol, self.max_iter, self.data_norm = options["tol"], options["max_iter"], data.norm
         # A bound or an objective that is 0 but for rounding is compared with rounding.
-        eps, target_square = float(np.finfo(problem.dtype).eps), problem.square_norm(self.target)
-        self.bound_scale = max(bound, np.sqrt(eps * problem.pixels) * self.data_norm)
-        self.objective_floor = max(OBJECTIVE_FLOOR * self.eta * target_square, np.finfo(float).tiny)
+        eps = float(np.finfo(problem.dtype).eps)
+        self.bound_scale = max(bound, np.sqrt(eps * problem.pixels) * data.norm)
+        self.objective_floor = max(OBJECTIVE_FLOOR * data.eta * data.target_square, np.finfo(float).tiny)
         self.record = Record(stage, self.max_iter, options["callback"])
 
     def check(self, done, x, tv, objective, lower_bound, residual, **row):
@@ -52,18 +51,6 @@ class UpperLevel:
         if self.gap < 0:
             return BALANCE_BY, "data" if data_leads else "tv"
         return 1 / BALANCE_BY, "tv" if data_leads else "data"
-
-    def dual_bound(self, dual, field_weight, residual, data_weight, field_norm):
-        """mathematics.md 6: <q, D> - |q|^2/(2 eta) - t |mu|_inf - <nu, ybar> - epsilon |nu|, and |q|."""
-        pixels = self.problem.pixels
-        qd, qq, ny, nn = (
-            pixels * value
-            for value in self.kernels.upper_dual(
-                dual, residual, self.target, self.problem.transfer, self.data, field_weight, data_weight,
-                self.problem.copies, threads=self.threads,
-            )
-        )  # fmt: skip
-        return qd - qq / (2 * self.eta) - self.bound * field_norm - ny - self.epsilon * np.sqrt(nn), np.sqrt(qq)
 
     def solution(self, x, done, converged, stopped, penalties):
         history = self.record.history()
@@ -105,28 +92,3 @@ def field_threshold(kernels, q, radius, isotropic, trial, sums, threads):
         if not following > theta * (1 + 1e-12):
             return theta
         theta, active = following, count
-
-
-def data_shrink(epsilon, norm):
-    return min(1.0, epsilon / norm) if norm > 0 else 1.0
-
-
-def rescale_residual(residual, shrink, factor, epsilon):
-    """The data constraint's residual for a penalty times factor: p stays, its scaled multiplier shrinks."""
-    merged = shrink + (1 - shrink) / factor
-    residual *= residual.real.dtype.type(merged)
-    return shrink / merged if epsilon > 0 else 0.0
-
-
-def stationarity(problem, upper, kept, dual, residual, weights, dual_norm):
-    """|eta (x - D) + q| / |q|: the relative KKT residual of the x-update at the new multipliers.
-
-    Where no constraint is active q is 0, and the residual is taken relative to the rounding of eta D.
-    """
-    # row by row, in place of whole spectra: the memory of a solve is counted
-    for row in np.ndindex(kept.shape[:-1]):
-        kept[row] -= upper.target[row]
-        kept[row] *= upper.eta
-        kept[row] += weights[0] * dual[row] + weights[1] * np.conj(problem.transfer[row]) * residual[row]
-    rounding = float(np.finfo(problem.dtype).eps) * upper.eta * np.sqrt(problem.square_norm(upper.target))
-    return float(np.sqrt(problem.square_norm(kept)) / max(dual_norm, rounding, np.finfo(float).tiny))

@@ -2,16 +2,8 @@
 
 import numpy as np
 
-from ._fourier import FourierProblem
-from ._upper import (
-    BALANCE_BY,
-    DATA_TOL_FACTOR,
-    UpperLevel,
-    data_shrink,
-    field_threshold,
-    rescale_residual,
-    stationarity,
-)
+from ._sparse import SparseTerm, resolve_transform
+from ._upper import BALANCE_BY, DATA_TOL_FACTOR, UpperLevel, field_threshold
 from ._validation import (
     as_images,
     as_images_like,
@@ -23,7 +15,8 @@ from ._validation import (
     check_threads,
 )
 from .fft import workspace
-from .lower import RELAXATION, solve_lower
+from .lower import RELAXATION, images_like, intensity_range, problem_for, solve_lower
+from .operators import MultiCoilFourier
 from .solution import Solution, stack
 from .targets import resolve_target
 
@@ -31,10 +24,10 @@ __all__ = ["YBAR", "solve_bio"]
 
 CHECK_EVERY = 10
 YBAR = ("admm", "apg", "apg-1e-2", "apg-1e-4", "apg-1e-6", "observation")
-# Penalties in units of eta: they multiply |grad x|^2 and |A x|^2 as eta multiplies |x|^2.
+# Penalties in units of eta: they multiply |grad x|^2 and |A x|^2 as eta multiplies |x|^2.  That of T x is in
+# proportion to the weight if that is large: the threshold is then 1/200 of the image's range.
 FIELD_PENALTY = 1.0
-DATA_PENALTY = 100.0
-EXACT_DATA_PENALTY = 1000.0
+SPARSE_PENALTY = 200.0
 SLACK_PENALTY = 3.0
 # The penalties are balanced at these iterations, and then left alone: convergence is that of the fixed method.
 BALANCE_AT = frozenset({10, 20, 40, 80, 160, 320})
@@ -51,6 +44,10 @@ def solve_bio(
     ybar="admm",
     epsilon=0.0,
     kappa=0.0,
+    sparsity_weight=0.0,
+    transform=None,
+    wavelet_weight=0.0,
+    wavelet="haar",
     eta=1.0,
     splitting="ball",
     isotropic=False,
@@ -63,11 +60,12 @@ def solve_bio(
 ):
     """Solve the relaxed bilevel problem (mathematics.md, eq. 1; the paper's eq. with epsilon = kappa = 0):
 
-        min_x  eta/2 |x - D|^2   subject to   |A x - ybar| <= epsilon,   TV(x) <= (1 + kappa) TV(xbar)
+        min_x  eta/2 |x - D|^2 + sparsity_weight |T x|_1
+        subject to   |A x - ybar| <= epsilon,   TV(x) <= (1 + kappa) TV(xbar)
 
-    where xbar is a solution of the lower level min 1/2 |A x - y|^2 + tv_weight TV(x), ybar = A xbar and D
-    is the target made from the data.  With epsilon = kappa = 0 the feasible points are the lower level's
-    solutions; where that solution is unique it is the answer whatever D is.
+    where xbar is a solution of the lower level min 1/2 |A x - y|^2 + tv_weight TV(x) + wavelet_weight |W x|_1,
+    ybar = A xbar and D is the target made from the data.  With epsilon = kappa = 0 the feasible points are the
+    lower level's solutions; where that solution is unique it is the answer whatever D is.
 
     Splitting "ball" (mathematics.md 4b in the one-field form 4c), with a = 1.6, c = clip(q, theta):
 
@@ -77,34 +75,46 @@ def solve_bio(
     4. X = (eta D + b_v F rhs + b_p conj(H)(Y + (2s - 1) r)) / (eta + b_p |H|^2 + b_v L)
     5. r <- a (H X - Y) + (1 - a s) r;  s = min(1, epsilon/|r|);  x = F^-1 X      with 4 in one pass
 
+    T x is split by z = T x in the same form (T^T T = I adds its penalty to step 4's denominator), and with
+    several coils so are the coil images (mathematics.md 4e).
+
     Splitting "slack" (mathematics.md 4a, the paper's linear-programming form, anisotropic): ``kernels.slack_update``
     lists its updates.
 
     Parameters
     ----------
-    A : Blur
-        An operator diagonal in the Fourier basis, for images of shape ``A.shape``.
-    y : ndarray, shape (..., *A.shape), float32 or float64
-        Observed images; leading axes are a batch, solved item by item.
+    A : Blur, MaskedFourier or MultiCoilFourier
+        The operator, for images of shape ``A.shape``.
+    y : ndarray, shape (..., *A.data_shape)
+        Data: images (float32 or float64) for a blur, k-space (complex64 or complex128) for the others;
+        leading axes are a batch, solved item by item.
     target : str, ndarray, callable or Target
-        D: "nlm", "identity", "deconv", an array of y's shape, a callable given y (one image at a time), or
-        an object of ``bioperf.targets``.
+        D: "nlm", "identity" (the observation; zero-filled for k-space), "deconv" (a blur's), an array of
+        images (..., *A.shape), a callable image -> image given the observation (zero-filled for k-space), one
+        at a time, or an object of ``bioperf.targets``.
     tv_weight : float
         The lower level's weight, > 0.
+    wavelet_weight, wavelet
+        The lower level's second term, as in ``solve_lower``.
     lower : Solution or ndarray, optional
         xbar, if the lower level was solved before.
     ybar : {"admm", "apg", "apg-1e-2", "apg-1e-4", "apg-1e-6", "observation"} or ndarray
         A xbar with xbar by ADMM to tolerance or by FISTA to a relative change (1e-4 for "apg"), y itself,
-        or the array, of y's shape (A x_true, say).
+        or the array, of y's shape (A x_true, say).  k-space that no real image has counts by its nearest one.
     epsilon : float
         Radius of the data constraint, absolute, in the units of ``|A x - ybar|_2`` of one image.
     kappa : float
         Relative slack on the total variation.
+    sparsity_weight : float or ndarray, shape transform.coefficient_shape(A.shape)
+        rho >= 0, or one for each coefficient: sum_k rho_k |T x|_k; 0 leaves the term out.
+    transform : str or transform
+        T: "undecimated" (Haar), "dct", the name of an orthogonal PyWavelets family, or an object of
+        ``bioperf.transforms``; needed with a sparsity_weight.
     eta : float
         Weight of the distance to the target; it scales the objective, not the solution.
     splitting : {"ball", "slack"}
     isotropic : bool
-        The total variation's kind, at both levels; "slack" has the anisotropic one only.
+        The total variation's kind, at both levels; "slack" has the anisotropic one of real images only.
     tol : float
         Converged: |objective - lower bound| relative to the larger of them (and at least to 1e-6 eta/2 |D|^2)
         and (TV - t)+ / t at most tol, and (|A x - ybar| - epsilon)+ / |ybar| at most tol/10.
@@ -138,8 +148,15 @@ def solve_bio(
     """
     check_operator(A)
     threads = check_threads(threads)
-    y = as_images("y", y, A.shape)
+    y = A.check_data("y", y)
+    lower_level = {"tv_weight": tv_weight, "wavelet_weight": wavelet_weight, "wavelet": wavelet}
+    lower_level |= {"isotropic": bool(isotropic), "threads": threads}
     check_number("tv_weight", tv_weight, strict=True)
+    check_number("wavelet_weight", wavelet_weight)
+    transform = resolve_transform("transform", transform, A.shape)
+    sparsity_weight = _sparsity_weight(sparsity_weight, transform, A, y)
+    if transform is None and np.any(sparsity_weight):
+        raise ValueError('transform: needed with sparsity_weight > 0; pass "undecimated", say')
     options = {
         "epsilon": check_number("epsilon", epsilon),
         "eta": check_number("eta", eta, strict=True),
@@ -152,6 +169,10 @@ def solve_bio(
     check_choice("splitting", splitting, ("ball", "slack"))
     if splitting == "slack" and isotropic:
         raise ValueError('splitting: "slack" is a linear programme and needs isotropic=False; use splitting="ball"')
+    if splitting == "slack" and (isinstance(A, MultiCoilFourier) or A.image_dtype(y).kind == "c"):
+        raise ValueError(
+            'splitting: "slack" is for real images and an operator diagonal in the Fourier basis; use "ball"'
+        )
     if penalties is not None:
         if not isinstance(penalties, tuple | list):
             raise TypeError(f"penalties: expected two numbers (b_v, b_p), got {penalties!r}")
@@ -162,22 +183,23 @@ def solve_bio(
         check_choice("ybar", ybar, YBAR)
     else:
         ybar = as_images_like("ybar", ybar, y)
+    batch_shape = y.shape[: y.ndim - len(A.data_shape)]
+    images = images_like(A, y, batch_shape)
     if x0 is not None:
-        x0 = as_images_like("x0", x0, y)
-    target = resolve_target(target, y)
-    xbar, lower_solution = _lower_image(A, y, lower, ybar, tv_weight, isotropic, threads)
+        x0 = as_images_like("x0", x0, images)
+    target = resolve_target(target, images)
+    xbar, lower_solution = _lower_image(A, y, lower, ybar, images, lower_level)
     if isinstance(ybar, str):
         ybar = y if ybar == "observation" else A(xbar)
 
-    problem = FourierProblem(A, y.dtype, threads)
+    problem = problem_for(A, images.dtype, threads)
     solve = _ball if splitting == "ball" else _slack
-    batch_shape = y.shape[: y.ndim - len(A.shape)]
     items = []
     for index in np.ndindex(batch_shape):
         bound = (1 + kappa) * problem.total_variation(xbar[index], isotropic)
         image = target(A, y, index, xbar=xbar[index], tv_weight=tv_weight, isotropic=isotropic, threads=threads)
         start = xbar[index] if x0 is None else x0[index]
-        item = solve(problem, ybar[index], image, bound, start, penalties, **options)
+        item = solve(problem, ybar[index], image, bound, start, penalties, (transform, sparsity_weight), **options)
         item.details |= {"target": image, "total_variation_bound": bound, "epsilon": options["epsilon"]}
         items.append(item)
     solution = stack(items, batch_shape)
@@ -185,70 +207,86 @@ def solve_bio(
     return solution
 
 
-def _lower_image(A, y, lower, ybar, tv_weight, isotropic, threads):
+def _sparsity_weight(weight, transform, A, y):
+    """rho as a float, or as an array of the coefficients' shape in the images' real dtype."""
+    if np.ndim(weight) == 0:
+        return check_number("sparsity_weight", weight)
+    weight = as_images("sparsity_weight", weight)
+    if transform is not None and weight.shape != transform.coefficient_shape(A.shape):
+        shape = transform.coefficient_shape(A.shape)
+        raise ValueError(f"sparsity_weight: expected a number or shape {shape} for {transform!r}, got {weight.shape}")
+    if weight.min() < 0:
+        raise ValueError(f"sparsity_weight: {int((weight < 0).sum())} entries are negative; weights are >= 0")
+    return weight.astype(y.real.dtype, copy=False) if weight.any() else 0.0
+
+
+def _lower_image(A, y, lower, ybar, images, options):
     """xbar and, if it was solved here or given as one, its Solution."""
     if isinstance(lower, Solution):
-        return as_images_like("lower", lower.x, y), lower
+        return as_images_like("lower", lower.x, images), lower
     if lower is not None:
-        return as_images_like("lower", lower, y), None
-    options = {"isotropic": isotropic, "threads": threads}
+        return as_images_like("lower", lower, images), None
     if isinstance(ybar, str) and ybar.startswith("apg"):
         change = float(ybar[4:] or 1e-4)
-        solution = solve_lower(A, y, tv_weight, method="apg", change_tol=change, tol=1e-12, max_iter=20000, **options)
+        solution = solve_lower(A, y, method="apg", change_tol=change, tol=1e-12, max_iter=20000, **options)
     else:
-        solution = solve_lower(A, y, tv_weight, **options)
+        solution = solve_lower(A, y, **options)
     return solution.x, solution
 
 
-def _ball(problem, data, image, bound, x0, penalties, **options):
-    upper = UpperLevel(problem, data, image, bound, options, "upper level (ball)")
-    kernels, fft, threads, pixels = problem.kernels, problem.fft, problem.threads, problem.pixels
-    isotropic, epsilon, eta, max_iter = upper.isotropic, upper.epsilon, upper.eta, upper.max_iter
+def _ball(problem, ybar, image, bound, x0, penalties, sparse_model, **options):
+    kernels, fft, threads = problem.kernels, problem.fft, problem.threads
+    isotropic, epsilon, eta, max_iter = (options[name] for name in ("isotropic", "epsilon", "eta", "max_iter"))
+    data = problem.upper(ybar, image, epsilon, eta)
+    upper = UpperLevel(problem, data, bound, options, "upper level (ball)")
     automatic = penalties is None
     if automatic:
-        penalties = (FIELD_PENALTY * eta, (DATA_PENALTY if epsilon > 0 else EXACT_DATA_PENALTY) * eta)
+        penalties = (FIELD_PENALTY * eta, data.start_penalty() * eta)
     field_penalty, data_penalty = penalties
+    transform, sparsity_weight = sparse_model
+    sparse = None
+    if np.any(sparsity_weight):
+        sparse_penalty = max(eta, SPARSE_PENALTY * float(np.max(sparsity_weight)) / intensity_range(image))
+        sparse = SparseTerm(problem, transform, sparsity_weight, sparse_penalty)
 
-    x, rhs, spectrum, residual = fft.empty("real", "real", "spectrum", "spectrum")
+    x, rhs = fft.empty("image", "image")
     (q,) = workspace([(problem.field_shape, problem.dtype)])
     x[...] = x0
     kernels.gradient(x, ndim=len(problem.shape), out=q, threads=threads)
-    np.multiply(problem.transfer, fft.coefficients(x), out=residual)
-    residual -= upper.data
-    shrink = data_shrink(epsilon, np.sqrt(problem.square_norm(residual)))
+    data.start(x)
+    if sparse:
+        sparse.start(x)
     theta = 0.0
 
     for done in range(1, max_iter + 1):
         sums = kernels.update_field(x, q, RELAXATION, theta, 1.0, isotropic, theta, threads=threads)
         theta = field_threshold(kernels, q, bound, isotropic, theta, sums, threads)
         kernels.field_divergence(q, theta, isotropic, 1.0, -2.0, rhs, threads=threads)
-        spectrum = problem.zero_mean(fft.forward(rhs, spectrum))
-        residual_square, misfit_square, distance_square = kernels.upper_spectrum(
-            spectrum, None, upper.target, problem.transfer, upper.data, residual, problem.laplacian, eta,
-            field_penalty * problem.scale, data_penalty, 0.0, RELAXATION, shrink, problem.copies, threads=threads,
-        )  # fmt: skip
-        shrink = data_shrink(epsilon, np.sqrt(pixels * residual_square))
+        if sparse:
+            sparse.analyse(x)
+            sparse.update(RELAXATION, rhs, sparse.penalty / field_penalty)
         check = done % CHECK_EVERY == 0 or done == max_iter
-        if check:
-            kept = spectrum.copy()
-        x = fft.inverse(spectrum, x)
+        shift = sparse.penalty if sparse else 0.0
+        x, distance, misfit = data.step(rhs, x, field_penalty, data_penalty, shift, check)
         if not check:
             continue
 
         tv = kernels.field_status(x, q, theta, isotropic, threads=threads)[0]
+        objective = 0.5 * eta * distance**2
         kernels.field_divergence(q, theta, isotropic, 0.0, 1.0, rhs, threads=threads)
-        dual = fft.forward(rhs, spectrum)
-        weights = field_penalty * problem.scale, data_penalty * (1 - shrink)
-        lower_bound, dual_norm = upper.dual_bound(dual, weights[0], residual, weights[1], field_penalty * theta)
-        kkt = stationarity(problem, upper, kept, dual, residual, weights, dual_norm)
-        del kept
+        if sparse:
+            sparse.analyse(x)
+            objective += sparse.weight * sparse.status()[0]
+            sparse.add_dual(rhs, sparse.penalty / field_penalty)
+        lower_bound, kkt = data.bound(rhs, field_penalty, data_penalty)
+        lower_bound -= bound * field_penalty * theta
         converged, stopped = upper.check(
-            done, x, tv, 0.5 * eta * pixels * distance_square, lower_bound, np.sqrt(pixels * misfit_square),
+            done, x, tv, objective, lower_bound, misfit,
             kkt_residual=kkt, field_penalty=field_penalty, data_penalty=data_penalty,
         )  # fmt: skip
         if converged or stopped:
             break
-        if automatic and done in BALANCE_AT and abs(upper.gap) > upper.tol:
+        if automatic and data.balanced and done in BALANCE_AT and abs(upper.gap) > upper.tol:
             factor, tighter = upper.balance()
             if tighter == "tv":
                 field_penalty *= factor
@@ -256,24 +294,27 @@ def _ball(problem, data, image, bound, x0, penalties, **options):
                 theta /= factor
             else:
                 data_penalty *= factor
-                shrink = rescale_residual(residual, shrink, factor, epsilon)
+                data.rescale(factor)
 
     return upper.solution(x, done, converged, stopped, (field_penalty, data_penalty))
 
 
-def _slack(problem, data, image, bound, x0, penalties, **options):
-    upper = UpperLevel(problem, data, image, bound, options, "upper level (slack)")
-    kernels, fft, threads, pixels = problem.kernels, problem.fft, problem.threads, problem.pixels
-    epsilon, eta, max_iter = upper.epsilon, upper.eta, upper.max_iter
+def _slack(problem, ybar, image, bound, x0, penalties, sparse_model, **options):
+    kernels, fft, threads = problem.kernels, problem.fft, problem.threads
+    epsilon, eta, max_iter = (options[name] for name in ("epsilon", "eta", "max_iter"))
+    data = problem.upper(ybar, image, epsilon, eta)
+    upper = UpperLevel(problem, data, bound, options, "upper level (slack)")
+    transform, rho = sparse_model
+    sparse = bool(np.any(rho))
     automatic = penalties is None
     penalty = SLACK_PENALTY * eta if automatic else penalties[0]
     proximal = 1e-3 * eta
 
-    x, rhs, spectrum, previous, residual = fft.empty("real", "real", "spectrum", "spectrum", "spectrum")
+    x, rhs = fft.empty("image", "image")
     s1, s2, c, l1, l2 = workspace([(problem.field_shape, problem.dtype)] * 5)
     d, size = len(problem.shape), c.size
     x[...] = x0
-    previous[...] = fft.coefficients(x)
+    data.previous = fft.coefficients(x)
     # w = |grad x| with the slacks that make both constraints equalities, all multipliers 0
     diagonal = 2 * penalty + proximal
     kernels.gradient(x, ndim=d, out=c, threads=threads)
@@ -282,42 +323,51 @@ def _slack(problem, data, image, bound, x0, penalties, **options):
     np.abs(c, out=c)
     total_w = float(np.sum(c, dtype=np.float64))
     c *= problem.dtype.type(diagonal)
-    for field in (l1, l2, residual):
+    for field in (l1, l2, data.residual):
         field[...] = 0
-    shift = shrink = multiplier = 0.0
+    data.shrink = shift = multiplier = 0.0
     slack = max(0.0, bound - total_w)
-    laplacian = tuple(problem.dtype.type(2 * penalty) * axis for axis in problem.laplacian)
+    if sparse:
+        z = transform.forward(x, threads=threads)
+        lz = np.zeros_like(z)
 
     for done in range(1, max_iter + 1):
         # lambda_1, lambda_2, s_1, s_2, and c but for its constant
         total_c, _ = kernels.slack_update(x, s1, s2, c, l1, l2, shift, penalty, proximal, rhs, threads=threads)
         multiplier += penalty * (total_w + slack - bound)
         slack = max(0.0, (penalty * (bound - total_w) - multiplier + proximal * slack) / (penalty + proximal))
+        if sparse:
+            # lambda_z, z
+            tx = transform.forward(x, threads=threads)
+            lz += penalty * (z - tx)
+            z = (penalty * tx - lz + proximal * z) / (penalty + proximal)
+            threshold = rho / (penalty + proximal)
+            z -= np.clip(z, -threshold, threshold)
+            rhs += transform.adjoint(penalty * z + lz, threads=threads)
         # w = (2 beta + tau + beta e e^T)^-1 c by its rank-one inverse, kept as a shift of the stored c
         constant = penalty * (bound - slack) - multiplier
         shift = penalty * (total_c + size * constant) / (diagonal + penalty * size) - constant
         total_w = (total_c - size * shift) / diagonal
         # x, and lambda_x = penalty (1 - shrink) residual
-        spectrum = problem.zero_mean(fft.forward(rhs, spectrum))
-        residual_square, misfit_square, distance_square = kernels.upper_spectrum(
-            spectrum, previous, upper.target, problem.transfer, upper.data, residual, laplacian, eta,
-            problem.scale, penalty, proximal, 1.0, shrink, problem.copies, threads=threads,
-        )  # fmt: skip
-        shrink = data_shrink(epsilon, np.sqrt(pixels * residual_square))
-        previous[...] = spectrum
-        x = fft.inverse(spectrum, x)
-        if done % CHECK_EVERY and done != max_iter:
+        rhs *= problem.dtype.type(0.5 / penalty)
+        check = done % CHECK_EVERY == 0 or done == max_iter
+        x, distance, misfit = data.step(
+            rhs, x, 2 * penalty, penalty, penalty if sparse else 0.0, check, proximal, relaxation=1.0
+        )
+        if not check:
             continue
 
         mu = l1 + l2
         tv = problem.total_variation(x, False)
+        objective = 0.5 * eta * distance**2
         kernels.gradient_adjoint(mu, ndim=d, out=rhs, threads=threads)
-        dual = fft.forward(rhs, spectrum)
-        weights = problem.scale, penalty * (1 - shrink)
-        lower_bound, dual_norm = upper.dual_bound(dual, weights[0], residual, weights[1], float(np.abs(mu).max()))
-        kkt = stationarity(problem, upper, previous.copy(), dual, residual, weights, dual_norm)
+        if sparse:
+            objective += float(np.sum(rho * np.abs(transform.forward(x)), dtype=np.float64))
+            rhs += transform.adjoint(np.clip(-lz, -rho, rho), threads=threads)
+        lower_bound, kkt = data.bound(rhs, 1.0, penalty)
+        lower_bound -= bound * float(np.abs(mu).max())
         converged, stopped = upper.check(
-            done, x, tv, 0.5 * eta * pixels * distance_square, lower_bound, np.sqrt(pixels * misfit_square),
+            done, x, tv, objective, lower_bound, misfit,
             kkt_residual=kkt, field_penalty=penalty, data_penalty=penalty,
         )  # fmt: skip
         if converged or stopped:
@@ -329,7 +379,6 @@ def _slack(problem, data, image, bound, x0, penalties, **options):
             penalty, shift, previous_diagonal = penalty * factor, 0.0, diagonal
             diagonal = 2 * penalty + proximal
             c *= problem.dtype.type(diagonal / previous_diagonal)
-            laplacian = tuple(problem.dtype.type(2 * penalty) * axis for axis in problem.laplacian)
-            shrink = rescale_residual(residual, shrink, factor, epsilon)
+            data.rescale(factor)
 
     return upper.solution(x, done, converged, stopped, (penalty, penalty))

@@ -1,14 +1,16 @@
-"""The lower level: total-variation restoration, min_x 1/2 |A x - y|^2 + gamma TV(x) (mathematics.md 3)."""
+"""The lower level: min_x 1/2 |A x - y|^2 + gamma TV(x) + gamma_w |W x|_1 (mathematics.md 3)."""
 
 import functools
+from dataclasses import dataclass
 
 import numpy as np
 
 from ._apg import solve_apg
+from ._coils import CoilProblem
 from ._fourier import FourierProblem
-from ._kkt import CHECK_EVERY, KKT_FACTOR, beyond_rounding, rounding_floors
+from ._kkt import CHECK_EVERY, KKT_FACTOR, beyond_rounding, dual_value, rounding_floors
+from ._sparse import SparseTerm, resolve_transform
 from ._validation import (
-    as_images,
     as_images_like,
     check_callback,
     check_choice,
@@ -18,6 +20,7 @@ from ._validation import (
     check_threads,
 )
 from .fft import workspace
+from .operators import MultiCoilFourier
 from .progress import Record, outcome
 from .solution import Solution, stack
 
@@ -26,6 +29,7 @@ __all__ = ["solve_lower"]
 RELAXATION = 1.6
 # Penalty gamma / (image range) times this: within a few iterations of the best one on every problem tried.
 PENALTY_FACTOR = 30.0
+SPARSE_PENALTY_FACTOR = 30.0
 # At these iterations the penalty is set anew if one stopping test lags behind the other.
 BALANCE_AT = frozenset({10, 20, 40, 80, 160, 320})
 BALANCED = 0.04  # complementarity over KKT residual when neither test lags, at tol = 1e-4
@@ -36,6 +40,8 @@ def solve_lower(
     y,
     tv_weight,
     *,
+    wavelet_weight=0.0,
+    wavelet="haar",
     isotropic=False,
     method="admm",
     tol=1e-4,
@@ -46,7 +52,7 @@ def solve_lower(
     callback=None,
     threads=None,
 ):
-    """Solve min_x 1/2 |A x - y|^2 + tv_weight TV(x) with a certified stop.
+    """Solve min_x 1/2 |A x - y|^2 + tv_weight TV(x) + wavelet_weight |W x|_1 with a certified stop.
 
     ADMM in one-field form (mathematics.md 4c): with v = grad x, clip threshold theta = tv_weight / penalty and
     c = clip(q, theta), an iteration is
@@ -55,29 +61,40 @@ def solve_lower(
     2. rhs = grad^T (q - 2 c)                        in the same pass
     3. X = (conj(H) Y + penalty F rhs) / (|H|^2 + penalty L),  x = F^-1 X
 
+    The wavelet term is split by z = W x in the same form, which adds its own penalty to step 3's denominator
+    (W^T W = I).  With several coils A^H A is not diagonal and the coil images are split off as well
+    (mathematics.md 4e).
+
     "apg" is FISTA on the same problem with an inner TV prox (Beck and Teboulle, 2009), the paper's other
     lower-level method.
 
     Parameters
     ----------
-    A : Blur
-        An operator diagonal in the Fourier basis, for images of shape ``A.shape``.
-    y : ndarray, shape (..., *A.shape), float32 or float64
-        Observed images; leading axes are a batch, solved item by item.
+    A : Blur, MaskedFourier or MultiCoilFourier
+        The operator, for images of shape ``A.shape``.
+    y : ndarray, shape (..., *A.data_shape)
+        Data: images (float32 or float64) for a blur, k-space (complex64 or complex128) for the others;
+        leading axes are a batch, solved item by item.
     tv_weight : float
         gamma > 0, in the units of the image's intensity.
+    wavelet_weight : float
+        gamma_w >= 0; 0 leaves the term out.
+    wavelet : str or transform
+        W: "undecimated" (Haar), "dct", the name of an orthogonal PyWavelets family, or an object of
+        ``bioperf.transforms``.
     isotropic : bool
         Whether TV sums the l2 norms of the pixels' gradients (True) or their l1 norms (False, the paper's).
     method : {"admm", "apg"}
     tol : float
-        Stop when the complementarity (tv_weight TV(x) - <mu, grad x>) is at most tol times the objective and
+        Stop when the complementarity (tv_weight TV(x) - <mu, grad x>, and the same of
+        the wavelet term) is at most tol times the objective and
         the relative KKT residual |A^T(Ax - y) + grad^T mu| / |grad^T mu| at most sqrt(tol)/4: the residual
         enters the gap multiplied by the distance to the solution, which is itself of its order.
     max_iter : int
     x0 : ndarray, optional
-        Starting image(s), the shape of y; y by default.
+        Starting image(s), shape (..., *A.shape); by default y, or the zero-filled images of k-space.
     penalty : float, optional
-        ADMM's penalty. None: chosen from tv_weight and the data's range, then balanced.
+        ADMM's penalty of the TV split. None: chosen from tv_weight and the image's range, then balanced.
     change_tol : float, optional
         Stop as well when |x - x_previous| <= change_tol |x| ("apg": the paper's rule, tested every iteration).
     callback : callable, optional
@@ -102,8 +119,8 @@ def solve_lower(
     check_operator(A)
     check_callback(callback)
     threads = check_threads(threads)
-    y = as_images("y", y, A.shape)
-    gamma = check_number("tv_weight", tv_weight, strict=True)
+    y = A.check_data("y", y)
+    model = lower_model(A, tv_weight, wavelet_weight, wavelet, isotropic)
     tol = check_number("tol", tol, strict=True)
     max_iter = check_count("max_iter", max_iter)
     check_choice("method", method, ("admm", "apg"))
@@ -111,64 +128,77 @@ def solve_lower(
         penalty = check_number("penalty", penalty, strict=True)
     if change_tol is not None:
         change_tol = check_number("change_tol", change_tol, strict=True)
+    batch_shape = y.shape[: y.ndim - len(A.data_shape)]
     if x0 is not None:
-        x0 = as_images_like("x0", x0, y)
+        x0 = as_images_like("x0", x0, images_like(A, y, batch_shape))
 
-    problem = FourierProblem(A, y.dtype, threads)
+    problem = problem_for(A, A.image_dtype(y), threads)
     solve = _admm if method == "admm" else solve_apg
-    batch_shape = y.shape[: y.ndim - len(A.shape)]
     items = []
     for index in np.ndindex(batch_shape):
-        start = y[index] if x0 is None else x0[index]
-        flat = _constant_solution(problem, y[index], gamma, isotropic) if gamma > intensity_range(y[index]) else None
-        if flat is not None:
-            items.append(flat)
-            continue
-        items.append(solve(problem, y[index], gamma, isotropic, tol, max_iter, start, penalty, change_tol, callback))
+        data_image = A.data_image(y[index])
+        item = None
+        if max(model.tv_weight, model.sparse_weight) > intensity_range(data_image):
+            item = _without_iterating(problem, y[index], model)
+        if item is None:
+            start = data_image if x0 is None else x0[index]
+            spread = intensity_range(data_image)
+            item = solve(problem, y[index], model, tol, max_iter, start, spread, penalty, change_tol, callback)
+        items.append(item)
     return stack(items, batch_shape)
 
 
-def intensity_range(y):
-    """The data's range, the scale that the penalties refer to (1 for a constant image)."""
-    spread = float(y.max()) - float(y.min())
-    return spread if spread > 0 else 1.0
+@dataclass(frozen=True)
+class LowerModel:
+    """The terms beside 1/2 |A x - y|^2."""
+
+    tv_weight: float
+    sparse_weight: float
+    transform: object
+    isotropic: bool
 
 
-def dual_value(residual_square, pairing, excess):
-    """max over s <= 1/excess of -s^2/2 |r|^2 - s <r, y>: a feasible dual value, where r = A x - y has
-    A^T r + grad^T mu = 0 exactly, <mu, grad x> = pairing and |mu| <= excess * gamma."""
-    along = residual_square + pairing  # -<r, y>, as <r, A x> = -<mu, grad x>
-    scale = min(1.0, 1.0 / excess) if excess > 0 else 1.0
-    if residual_square > 0:
-        scale = min(scale, max(0.0, along / residual_square))
-    return scale * along - 0.5 * scale * scale * residual_square
+def lower_model(A, tv_weight, wavelet_weight, wavelet, isotropic):
+    """The checked ``LowerModel`` of a solver's arguments."""
+    tv_weight = check_number("tv_weight", tv_weight, strict=True)
+    sparse_weight = check_number("wavelet_weight", wavelet_weight)
+    transform = resolve_transform("wavelet", wavelet, A.shape) if sparse_weight else None
+    return LowerModel(tv_weight, sparse_weight, transform, bool(isotropic))
 
 
-def _constant_solution(problem, y, gamma, isotropic):
-    """The constant image, if a dual field proves that it is optimal for this (large) weight, else None.
+def problem_for(A, dtype, threads):
+    return (CoilProblem if isinstance(A, MultiCoilFourier) else FourierProblem)(A, dtype, threads)
 
-    c minimises |A c - y| over the constants; mu = -grad L^+ A^T(A c - y) satisfies stationarity exactly, so
-    |mu| <= gamma makes c a solution, with the objective as its lower bound.
-    """
+
+def images_like(A, y, batch_shape):
+    """An array with the shape and dtype of the images of data y, without memory of its own."""
+    return np.broadcast_to(np.zeros((), A.image_dtype(y)), (*batch_shape, *A.shape))
+
+
+def intensity_range(image):
+    """The image's range, the scale that the penalties refer to (a complex image's largest modulus; 1 if that is 0)."""
+    if image.dtype.kind == "c":
+        return float(np.abs(image).max()) or 1.0
+    return float(image.max()) - float(image.min()) or 1.0
+
+
+def _without_iterating(problem, y, model):
+    """The solution for weights so large that it is a constant image or 0, with its proof; else None."""
+    if model.sparse_weight:
+        x = np.zeros(problem.shape, problem.dtype)
+        back = problem.A.adjoint(y)
+        # mu = 0, omega = T A^T y satisfies stationarity at x = 0
+        if not float(np.abs(model.transform.forward(back)).max()) <= model.sparse_weight:
+            return None
+        objective, what = 0.5 * float(np.linalg.norm(y)) ** 2, "the image 0"
+    else:
+        if not isinstance(problem, FourierProblem):
+            return None
+        found = _constant_solution(problem, y, model)
+        if found is None:
+            return None
+        (x, objective), what = found, "the constant image"
     record = Record("lower level", 0, None)
-    data = problem.fft.coefficients(y)
-    mean = (0,) * len(problem.shape)
-    gain = problem.transfer[mean].real
-    value = problem.dtype.type(data[mean].real / gain)
-    gradient = np.conj(problem.transfer) * -data
-    laplacian = problem.fft.laplacian()
-    total = functools.reduce(np.add.outer, laplacian)
-    total[mean] = 1
-    gradient /= total
-    gradient[mean] = 0
-    (potential,) = problem.fft.empty("real")
-    mu = problem.kernels.gradient(problem.fft.inverse(gradient, potential), ndim=len(problem.shape))
-    largest = np.sqrt(np.max(np.sum(mu * mu, axis=0))) if isotropic else np.max(np.abs(mu))
-    if not largest <= gamma:
-        return None
-    x = np.full(problem.shape, value)
-    data[mean] = 0
-    objective = 0.5 * problem.square_norm(data)
     record.add(
         0, x, 0.0, objective=objective, lower_bound=objective, complementarity=0.0, kkt_residual=0.0, penalty=np.nan
     )
@@ -180,7 +210,7 @@ def _constant_solution(problem, y, gamma, isotropic):
         kkt_residual=0.0,
         iterations=0,
         converged=True,
-        status="converged in 0 iterations (the weight is so large that the constant image is optimal)",
+        status=f"converged in 0 iterations (the weight is so large that {what} is optimal)",
         history=record.history(),
         seconds=record.seconds,
         **problem.what_ran(),
@@ -188,43 +218,111 @@ def _constant_solution(problem, y, gamma, isotropic):
     )
 
 
-def _admm(problem, y, gamma, isotropic, tol, max_iter, x0, penalty, change_tol, callback):
-    kernels, fft, threads, pixels = problem.kernels, problem.fft, problem.threads, problem.pixels
+def _constant_solution(problem, y, model):
+    """The constant image and its objective, if a dual field proves that it is optimal for this weight, else None.
+
+    c minimises |A c - y| over the constants; mu = -grad L^+ A^T(A c - y) satisfies stationarity exactly, so
+    |mu| <= gamma makes c a solution, with the objective as its lower bound.
+    """
+    data, unreachable = problem.A.coefficients(y, problem.fft)
+    mean = (0,) * len(problem.shape)
+    gain = problem.transfer[mean].real
+    value = (
+        problem.dtype.type(data[mean] / gain if problem.dtype.kind == "c" else data[mean].real / gain) if gain else 0
+    )
+    gradient = np.conj(problem.transfer) * -data
+    if not _largest_gradient(problem, gradient, model.isotropic) <= model.tv_weight:
+        return None
+    x = np.full(problem.shape, value, problem.dtype)
+    data[mean] = 0
+    return x, 0.5 * (problem.square_norm(data) + unreachable)
+
+
+def _largest_gradient(problem, coefficients, isotropic, field=0):
+    """max |field - grad L^+ g| by component or pixel, g given by its Fourier coefficients, which are overwritten."""
+    mean = (0,) * len(problem.shape)
+    total = functools.reduce(np.add.outer, problem.fft.laplacian())
+    total[mean] = 1
+    coefficients /= total
+    coefficients[mean] = 0
+    (potential,) = problem.fft.empty("image")
+    mu = field - problem.kernels.gradient(problem.fft.inverse(coefficients, potential), ndim=len(problem.shape))
+    return np.sqrt(np.max(np.sum(np.abs(mu) ** 2, axis=0))) if isotropic else np.max(np.abs(mu))
+
+
+def _clipped(q, theta, isotropic):
+    norm = np.sqrt(np.sum(np.abs(q) ** 2, axis=0)) if isotropic else np.abs(q)
+    return q * (theta / np.maximum(norm, max(theta, np.finfo(float).tiny))).astype(norm.dtype)
+
+
+def _admm(problem, y, model, tol, max_iter, x0, spread, penalty, change_tol, callback):
+    kernels, fft, threads = problem.kernels, problem.fft, problem.threads
+    gamma, isotropic = model.tv_weight, model.isotropic
     record = Record("lower level", max_iter, callback)
+    data = problem.lower(y)
     automatic = penalty is None
     if automatic:
-        penalty = PENALTY_FACTOR * gamma / intensity_range(y)
+        penalty = PENALTY_FACTOR * gamma / spread
+    sparse = None
+    if model.sparse_weight:
+        ratio = SPARSE_PENALTY_FACTOR / PENALTY_FACTOR * model.sparse_weight / gamma
+        sparse = SparseTerm(problem, model.transform, model.sparse_weight, penalty * ratio)
 
-    data = fft.coefficients(y)
-    x, rhs, spectrum, kept = fft.empty("real", "real", "spectrum", "spectrum")
+    x, rhs = fft.empty("image", "image")
     (q,) = workspace([(problem.field_shape, problem.dtype)])
     x[...] = x0
+    data.start(x)
     kernels.gradient(x, ndim=len(problem.shape), out=q, threads=threads)
+    if sparse:
+        sparse.start(x)
     theta, residual_square = 0.0, np.inf
     rounding, tv_rounding = rounding_floors(problem, y, gamma)
+    norm_rounding = gamma * tv_rounding
+    if sparse:
+        norm_rounding += sparse.weight * sparse.rounding * float(np.linalg.norm(y))
     previous = x.copy() if change_tol is not None else None
     converged = stopped = False
     kkt_tol = KKT_FACTOR * np.sqrt(tol)
 
     def kkt_residual():
-        """|A^T(Ax - y) + grad^T mu| / |grad^T mu| for x = F^-1 kept and mu = penalty clip(q, theta)."""
+        """|A^T(Ax - y) + grad^T mu + T^T omega| / |grad^T mu + T^T omega| at x and the clipped fields' multipliers."""
         kernels.field_divergence(q, theta, isotropic, 0.0, 1.0, rhs, threads=threads)
-        dual = fft.forward(rhs, spectrum)
-        weight = penalty * problem.scale
-        square = kernels.lower_kkt(kept, dual, problem.transfer, data, weight, problem.copies, threads=threads)
-        size = weight**2 * problem.square_norm(dual) / pixels
-        return beyond_rounding(np.sqrt(square * pixels), rounding, np.sqrt(size * pixels))
+        if sparse:
+            sparse.add_dual(rhs, sparse.penalty / penalty)
+        error, size = data.kkt(rhs, penalty)
+        return beyond_rounding(error, rounding, size)
+
+    def dual_excess(vector):
+        """How far the clipped fields' multipliers leave their bounds when they take up the vector."""
+        if sparse:
+            return max(1.0, sparse.dual_excess(vector))
+        clipped = penalty * _clipped(q, theta, isotropic)
+        return _largest_gradient(problem, fft.coefficients(vector), isotropic, clipped) / gamma
 
     for done in range(max_iter + 1):
         check = done > 0 and (done % CHECK_EVERY == 0 or done == max_iter)
+        if sparse and done > 0:
+            sparse.analyse(x)
         if check:
             tv, clip_pairing, gv, vv, gg, largest = kernels.field_status(x, q, theta, isotropic, threads=threads)
-            objective = 0.5 * residual_square + gamma * tv
+            objective = 0.5 * residual_square + data.constant + gamma * tv
             # mu = penalty (grad x - v + c) satisfies stationarity exactly: the x-update says so.
             pairing = penalty * (clip_pairing + 0.5 * (gg + gv - vv))
-            lower_bound = dual_value(residual_square, pairing, penalty * largest / gamma)
-            complementarity = beyond_rounding(gamma * tv - penalty * clip_pairing, gamma * tv_rounding, objective)
-            kkt = kkt_residual() if complementarity <= tol or done == max_iter else np.nan
+            slack, excess = gamma * tv - penalty * clip_pairing, penalty * largest / gamma
+            if sparse:
+                norm, sparse_clip_pairing, sparse_pairing, largest = sparse.status()
+                objective += sparse.weight * norm
+                slack += sparse.weight * norm - sparse.penalty * sparse_clip_pairing
+                pairing += sparse.penalty * sparse_pairing
+                excess = max(excess, sparse.penalty * largest / sparse.weight)
+            complementarity = beyond_rounding(slack, norm_rounding, objective)
+            balance = automatic and done in BALANCE_AT and gv > 0
+            last = done == max_iter
+            kkt = kkt_residual() if complementarity <= tol or balance or last else np.nan
+            if data.exact_multipliers:
+                lower_bound = dual_value(residual_square, pairing, excess) + data.constant
+            else:
+                lower_bound = 0.0 if np.isnan(kkt) else data.dual_bound(residual_square, dual_excess, not sparse)
             converged = complementarity <= tol and kkt <= kkt_tol
             if previous is not None:
                 change = float(np.linalg.norm(x - previous) / max(float(np.linalg.norm(x)), np.finfo(float).tiny))
@@ -234,7 +332,7 @@ def _admm(problem, y, gamma, isotropic, tol, max_iter, x0, penalty, change_tol, 
                 done, x, measure, objective=objective, lower_bound=lower_bound,
                 complementarity=complementarity, kkt_residual=kkt, penalty=penalty,
             )  # fmt: skip
-            if converged or stopped or done == max_iter:
+            if converged or stopped or last:
                 break
         if previous is not None:
             previous[...] = x
@@ -242,24 +340,24 @@ def _admm(problem, y, gamma, isotropic, tol, max_iter, x0, penalty, change_tol, 
         new_theta = gamma / penalty
         kernels.update_field_divergence(x, q, RELAXATION, theta, new_theta, isotropic, rhs, threads=threads)
         theta = new_theta
-        if automatic and check and done in BALANCE_AT and gv > 0:
+        if sparse:
+            if check:
+                sparse.analyse(x)
+            sparse.update(RELAXATION, rhs, sparse.penalty / penalty)
+        if check and balance:
             # Both grow or fall with the penalty, the KKT residual with its square against the complementarity.
-            ratio = BALANCED * kkt_residual() / max(complementarity, np.finfo(float).eps)
+            ratio = BALANCED * kkt / max(complementarity, np.finfo(float).eps)
             if not 0.5 <= ratio <= 2:
                 factor = float(np.clip(np.sqrt(ratio), 0.05, 20.0))
                 kernels.update_field(x, q, 0.0, theta, factor, isotropic, 0.0, threads=threads)
                 penalty /= factor
                 theta = gamma / penalty
-            kernels.field_divergence(q, theta, isotropic, 1.0, -2.0, rhs, threads=threads)
-
-        spectrum = problem.zero_mean(fft.forward(rhs, spectrum))
-        residual_square = pixels * kernels.lower_spectrum(
-            spectrum, problem.transfer, data, problem.laplacian, penalty * problem.scale, problem.copies,
-            threads=threads,
-        )  # fmt: skip
-        if (done + 1) % CHECK_EVERY == 0 or done + 1 == max_iter:
-            kept[...] = spectrum
-        x = fft.inverse(spectrum, x)
+                kernels.field_divergence(q, theta, isotropic, 1.0, -2.0, rhs, threads=threads)
+                if sparse:
+                    sparse.rescale(1 / factor)
+                    sparse.add_split(rhs, sparse.penalty / penalty)
+        keep = (done + 1) % CHECK_EVERY == 0 or done + 1 == max_iter
+        x, residual_square = data.step(rhs, x, penalty, sparse.penalty if sparse else 0.0, keep)
 
     history = record.history()
     measured = f"complementarity {complementarity:.1e}, KKT residual {kkt:.1e}, tol {tol:g}"

@@ -64,7 +64,8 @@ class Solution:
     def gap(self):
         """``(objective - lower_bound) / max(|objective|, |lower_bound|)``."""
         scale = np.maximum(np.maximum(np.abs(self.objective), np.abs(self.lower_bound)), np.finfo(float).tiny)
-        return (self.objective - self.lower_bound) / scale
+        with np.errstate(invalid="ignore"):
+            return (self.objective - self.lower_bound) / scale
 
     def __repr__(self):
         return (

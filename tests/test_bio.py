@@ -213,7 +213,7 @@ def test_the_bound_is_attained(isotropic, kappa, epsilon):
 def test_upper_dual_is_the_formula(kernels, shape):
     rng = np.random.default_rng(10)
     A, y, target = picture(shape)
-    transform = fft.real_fft(shape, np.float64)
+    transform = fft.plan_fft(shape, np.float64)
     mu, residual = rng.standard_normal((len(shape), *shape)), rng.standard_normal(shape)
     nu, (mu_weight, nu_weight) = 0.3 * residual, (0.7, 0.3)
     spectra = [transform.coefficients(image) for image in (gradient_adjoint(mu / mu_weight), residual, target)]

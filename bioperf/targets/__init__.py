@@ -3,7 +3,7 @@
 from .._validation import as_images_like, check_choice
 from .base import Target
 from .deconvolution import Deconvolution
-from .nlm import NonLocalMeans
+from .nlm import NonLocalMeans, non_local_means
 
 __all__ = [
     "NAMES",
@@ -13,6 +13,7 @@ __all__ = [
     "Identity",
     "NonLocalMeans",
     "Target",
+    "non_local_means",
     "resolve_target",
 ]
 
@@ -20,10 +21,10 @@ NAMES = ("nlm", "identity", "deconv")
 
 
 class Identity(Target):
-    """D(y) = y, the observation itself."""
+    """D(y) = y, the observation itself; for k-space the zero-filled image."""
 
     def __call__(self, A, y, index, **context):
-        return y[index]
+        return A.data_image(y[index])
 
 
 class FromArray(Target):
@@ -37,17 +38,18 @@ class FromArray(Target):
 
 
 class FromCallable(Target):
-    """D(y) = function(y), one image at a time; the result is checked."""
+    """D = function(observation), one image at a time (zero-filled for k-space); the result is checked."""
 
     def __init__(self, function):
         self.function = function
 
     def __call__(self, A, y, index, **context):
-        return as_images_like("target(y)", self.function(y[index].copy()), y[index])
+        observed = A.data_image(y[index])
+        return as_images_like("target(y)", self.function(observed.copy()), observed)
 
 
-def resolve_target(target, y):
-    """The target object for what a user may pass: a name, an array, a callable image -> image or a target."""
+def resolve_target(target, images):
+    """The target object for what a user may pass: a name, an array like ``images``, a callable or a target."""
     if isinstance(target, str):
         check_choice("target", target, NAMES)
         return {"nlm": NonLocalMeans, "identity": Identity, "deconv": Deconvolution}[target]()
@@ -55,4 +57,4 @@ def resolve_target(target, y):
         return target
     if callable(target):
         return FromCallable(target)
-    return FromArray(as_images_like("target", target, y))
+    return FromArray(as_images_like("target", target, images))

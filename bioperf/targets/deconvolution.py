@@ -22,6 +22,8 @@ class Deconvolution(Target):
         self.alpha = None if alpha is None else check_number("alpha", alpha, strict=True)
 
     def __call__(self, A, y, index, *, noise_std=None, **context):
+        if not hasattr(A, "psf"):
+            raise ValueError('target "deconv" is for a blur; pass "nlm" or "identity" for k-space')
         from scipy import fft
 
         image = y[index]
