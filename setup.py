@@ -30,7 +30,12 @@ else:
         link_args += ["-fopenmp"]
 
 KERNELS = "bioperf/kernels"
-HEADERS = [f"{KERNELS}/{name}" for name in ("rows.h", "rows_template.h", "planes_template.h", "_common.pxd")]
+HEADERS = [
+    f"{KERNELS}/{name}"
+    for name in (
+        "rows.h", "rows_template.h", "planes_template.h", "wavelets.h", "wavelets_template.h", "_common.pxd",
+    )
+]  # fmt: skip
 
 setup(
     ext_modules=[
@@ -44,6 +49,6 @@ setup(
             depends=HEADERS,
             optional=not REQUIRED,
         )
-        for family in ("tv", "projections", "spectral", "team")
+        for family in ("tv", "projections", "spectral", "coils", "team", "wavelets")
     ]
 )

@@ -102,11 +102,17 @@ def _pool():
     return ThreadPoolExecutor(max(1, available_threads() - 1), thread_name_prefix="bioperf")
 
 
+_WANTED = {
+    "f": "float32 or float64",
+    "c": "complex64 or complex128",
+    "fc": "float32 or float64, or complex64 or complex128",
+}
+
+
 def _array(name, a, kinds="f"):
     a = np.asarray(a)
     if a.dtype.kind not in kinds or a.dtype.itemsize // (2 if a.dtype.kind == "c" else 1) not in (4, 8):
-        wanted = "float32 or float64" if kinds == "f" else "complex64 or complex128"
-        raise TypeError(f"{name}: expected {wanted}, got {a.dtype}")
+        raise TypeError(f"{name}: expected {_WANTED[kinds]}, got {a.dtype}")
     if a.size == 0:
         raise ValueError(f"{name}: empty array of shape {a.shape}")
     return np.asarray(a, a.dtype.newbyteorder("="), order="C")
@@ -148,6 +154,9 @@ class Backend:
         for fused in (
             "update_field", "sum_above", "field_divergence", "update_field_divergence", "field_status",
             "lower_spectrum", "lower_kkt", "upper_spectrum", "upper_dual", "slack_update",
+            "coil_images", "coil_combine", "coil_update", "coil_pull",
+            "frame_forward", "frame_adjoint", "filter_bank_forward", "filter_bank_adjoint",
+            "update_coefficients", "coefficient_status", "clip_coefficients",
         ):  # fmt: skip
             setattr(self, fused, getattr(module, fused))
 
@@ -157,9 +166,10 @@ class Backend:
     def gradient(self, x, *, ndim=2, out=None, threads=None):
         """Periodic forward differences along the last ``ndim`` axes.
 
-        x : (..., *spatial) -> (..., ndim, *spatial); component k is ``x[i+1] - x[i]`` along spatial axis k.
+        x : (..., *spatial), real or complex -> (..., ndim, *spatial); component k is ``x[i+1] - x[i]`` along
+        spatial axis k.
         """
-        x = _array("x", x)
+        x = _array("x", x, "fc")
         _check_ndim(x.ndim, ndim)
         out = _output(out, (*x.shape[:-ndim], ndim, *x.shape[-ndim:]), x.dtype)
         self.module.gradient(x, ndim, out, _thread_count(threads, x.size))
@@ -167,7 +177,7 @@ class Backend:
 
     def gradient_adjoint(self, p, *, ndim=2, out=None, threads=None):
         """The adjoint of ``gradient`` (minus the divergence): (..., ndim, *spatial) -> (..., *spatial)."""
-        p = _array("p", p)
+        p = _array("p", p, "fc")
         _check_ndim(p.ndim - 1, ndim)
         if p.shape[-ndim - 1] != ndim:
             raise ValueError(f"p: axis {-ndim - 1} must hold {ndim} components, got shape {p.shape}")
@@ -259,6 +269,36 @@ class Backend:
             raise ValueError(f"denominator: expected shape {numerator.shape}, got {denominator.shape}")
         out = _output(out, numerator.shape, numerator.dtype)
         self.module.spectral_divide(numerator, denominator, out, _thread_count(threads, numerator.size))
+        return out
+
+    # --- wavelets ---------------------------------------------------------------------------
+
+    def haar_forward(self, x, *, level, ndim=2, out=None, threads=None):
+        """Orthonormal periodised Haar coefficients of the last ``ndim`` axes, ``level`` levels deep.
+
+        x : (..., *spatial), real or complex, sizes divisible by ``2**level`` -> the same shape, laid out as
+        ``pywt.coeffs_to_array(pywt.wavedecn(x, "haar", "periodization", level))``.  ``out`` must not be x.
+        """
+        return self._haar(self.module.haar_forward, "x", x, level, ndim, out, threads)
+
+    def haar_inverse(self, c, *, level, ndim=2, out=None, threads=None):
+        """The inverse, and the adjoint, of ``haar_forward`` of the same level."""
+        return self._haar(self.module.haar_inverse, "c", c, level, ndim, out, threads)
+
+    def _haar(self, function, name, x, level, ndim, out, threads):
+        x = _array(name, x, "fc")
+        _check_ndim(x.ndim, ndim)
+        if isinstance(level, bool) or not isinstance(level, int) or not 1 <= level < 63:
+            raise ValueError(f"level: expected an integer >= 1, got {level!r}")
+        if any(n % (1 << level) for n in x.shape[x.ndim - ndim :]):
+            raise ValueError(
+                f"{name}: level {level} needs spatial sizes divisible by {1 << level}, got {x.shape[x.ndim - ndim :]}; "
+                f"crop or pad the array, or use fewer levels"
+            )
+        out = _output(out, x.shape, x.dtype)
+        if np.may_share_memory(x, out):
+            raise ValueError(f"out: must not overlap {name}, which is still read while out is written")
+        function(x, level, ndim, out, _thread_count(threads, x.size))
         return out
 
 

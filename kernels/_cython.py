@@ -1,5 +1,6 @@
 """The compiled CPU backend: one name per kernel, gathered from the extension modules."""
 
+from .coils import coil_combine, coil_images, coil_pull, coil_update
 from .projections import (
     project_box,
     project_l1_ball,
@@ -21,14 +22,37 @@ from .tv import (
     update_field,
     update_field_divergence,
 )
+from .wavelets import (
+    clip_coefficients,
+    coefficient_status,
+    filter_bank_adjoint,
+    filter_bank_forward,
+    frame_adjoint,
+    frame_forward,
+    haar_forward,
+    haar_inverse,
+    update_coefficients,
+)
 
 NAME = "cython"
 
 __all__ = [
+    "clip_coefficients",
+    "coefficient_status",
+    "coil_combine",
+    "coil_images",
+    "coil_pull",
+    "coil_update",
     "field_divergence",
     "field_status",
+    "filter_bank_adjoint",
+    "filter_bank_forward",
+    "frame_adjoint",
+    "frame_forward",
     "gradient",
     "gradient_adjoint",
+    "haar_forward",
+    "haar_inverse",
     "lower_kkt",
     "lower_spectrum",
     "project_box",
@@ -42,6 +66,7 @@ __all__ = [
     "soft_threshold",
     "spectral_divide",
     "sum_above",
+    "update_coefficients",
     "update_field",
     "update_field_divergence",
     "upper_dual",

@@ -86,7 +86,8 @@ def spectral_divide(numerator, denominator, out, threads=1):
 
 # --- fused updates of the one-field iteration (mathematics.md 4c) -------------------------------------
 #
-# q is the field (d, *spatial); c = clip(q, -threshold, threshold), by component or by pixel norm.
+# q is the field (d, *spatial), real or complex as the image; c = clip(q, threshold), by component (by its modulus) or
+# by pixel norm.  <a, b> is the real inner product, the sum of Re(conj(a) b).
 
 
 def _gradient(x):
@@ -98,13 +99,13 @@ def _divergence(p):
 
 
 def _magnitude(q, isotropic):
-    return np.sqrt(np.sum(q * q, axis=0)) if isotropic else np.abs(q)
+    return np.sqrt(np.sum(np.abs(q) ** 2, axis=0)) if isotropic else np.abs(q)
 
 
 def _clip_field(q, threshold, isotropic):
-    if not isotropic:
+    if not isotropic and not np.iscomplexobj(q):
         return np.clip(q, -threshold, threshold).astype(q.dtype)
-    norm = _magnitude(q, True)
+    norm = _magnitude(q, isotropic)
     scale = threshold / np.maximum(np.maximum(norm, threshold), np.finfo(q.dtype).tiny)
     return (q * scale).astype(q.dtype)
 
@@ -149,10 +150,10 @@ def field_status(x, q, threshold, isotropic, threads=1):
 
     return (
         total(_magnitude(g, isotropic)),
-        total(c * g),
-        total((g - v) ** 2),
-        total(v * v),
-        total(g * g),
+        total((np.conj(c) * g).real),
+        total(np.abs(g - v) ** 2),
+        total(np.abs(v) ** 2),
+        total(np.abs(g) ** 2),
         float(_magnitude(g - v + c, isotropic).max()),
     )
 
@@ -175,10 +176,17 @@ def _inner(a, b, copies):
     return float(np.sum((np.conj(a) * b).real * copies, dtype=np.float64))
 
 
-def lower_spectrum(r, transfer, data, laplacian, penalty, copies, threads=1):
-    """r <- X = (conj(A) Y + penalty r) / (|A|^2 + penalty L), in place; returns |A X - Y|^2."""
-    denominator = np.abs(transfer) ** 2 + penalty * _laplacian(laplacian)
-    r[...] = (np.conj(transfer) * data + penalty * r) / denominator
+def _pseudo_inverse(denominator):
+    return np.divide(1, denominator, out=np.zeros_like(denominator), where=denominator != 0)
+
+
+def lower_spectrum(r, transfer, data, laplacian, penalty, shift, copies, threads=1):
+    """r <- X = (conj(A) Y + penalty r) / (|A|^2 + penalty L + shift), in place; returns |A X - Y|^2.
+
+    X is 0 where the denominator is: a frequency that neither the data nor the penalties determine.
+    """
+    denominator = np.abs(transfer) ** 2 + penalty * _laplacian(laplacian) + shift
+    r[...] = (np.conj(transfer) * data + penalty * r) * _pseudo_inverse(denominator)
     residual = transfer * r - data
     return _inner(residual, residual, copies)
 
@@ -190,23 +198,24 @@ def lower_kkt(x, dual, transfer, data, penalty, copies, threads=1):
 
 
 def upper_spectrum(
-    r, previous, target, transfer, data, residual, laplacian, eta, field_penalty, data_penalty,
+    r, previous, target, transfer, data, residual, laplacian, eta, shift, field_penalty, data_penalty,
     proximal, relaxation, shrink, copies, threads=1,
 ):  # fmt: skip
     """The x-update and the data-ball update of mathematics.md 4c, r <- X and residual <- r_p in place.
 
-    X = (eta D + proximal X_previous + field_penalty r + data_penalty conj(A)(Y + (2 shrink - 1) r_p)) / den
+    X = (eta D + proximal X_previous + field_penalty r + data_penalty conj(A)(Y + (2 shrink - 1) r_p))
+        / (shift + data_penalty |A|^2 + field_penalty L)
     r_p <- relaxation (A X - Y) + (1 - relaxation shrink) r_p
 
-    Returns |r_p|^2, |A X - Y|^2 and |X - D|^2.  Without ``previous`` there is no proximal term.
+    ``shift`` is eta + proximal + the penalties of all terms whose operator is the identity; X is 0 where the
+    denominator is.  Returns |r_p|^2, |A X - Y|^2 and |X - D|^2.  Without ``previous`` there is no proximal term.
     """
-    proximal = 0.0 if previous is None else proximal
-    denominator = eta + proximal + data_penalty * np.abs(transfer) ** 2 + field_penalty * _laplacian(laplacian)
+    denominator = shift + data_penalty * np.abs(transfer) ** 2 + field_penalty * _laplacian(laplacian)
     numerator = eta * target + field_penalty * r
     numerator += data_penalty * np.conj(transfer) * (data + (2 * shrink - 1) * residual)
     if previous is not None:
         numerator += proximal * previous
-    r[...] = numerator / denominator
+    r[...] = numerator * _pseudo_inverse(denominator)
     e = transfer * r - data
     residual[...] = relaxation * e + (1 - relaxation * shrink) * residual
     return _inner(residual, residual, copies), _inner(e, e, copies), _inner(r - target, r - target, copies)
@@ -217,6 +226,45 @@ def upper_dual(dual, residual, target, transfer, data, field_penalty, data_weigh
     n = data_weight * residual
     q = field_penalty * dual + np.conj(transfer) * n
     return _inner(q, target, copies), _inner(q, q, copies), _inner(n, data, copies), _inner(n, n, copies)
+
+
+# --- multi-coil images -------------------------------------------------------------------------------
+#
+# x and mask (*spatial); maps, images, spectra, data and field (coils, *spatial).  The mask holds 1 where k-space is
+# sampled and 0 elsewhere, in the real type of the images; data are 0 where it is.
+
+
+def coil_images(x, maps, out, threads=1):
+    """out[c] <- maps[c] x."""
+    np.multiply(maps, x, out=out)
+
+
+def coil_combine(images, maps, out, threads=1):
+    """out <- sum over c of conj(maps[c]) images[c]."""
+    out[...] = np.sum(np.conj(maps) * images, axis=0)
+
+
+def _coil_shrink(mask, shrink):
+    return np.where(mask != 0, shrink, 1).astype(mask.dtype)
+
+
+def coil_update(spectra, field, mask, data, scale, relaxation, shrink, threads=1):
+    """field <- relaxation (S - data) + (1 - relaxation sigma) field, in place; S = scale spectra.
+
+    sigma is ``shrink`` where the mask is 1 and 1 elsewhere: the projection p = data + sigma field lets the
+    coefficients that were not sampled be anything, and the sampled ones lie in a ball about the data.
+
+    Returns |field|^2 and |S - data|^2 over the sampled coefficients.
+    """
+    sampled, sigma = mask != 0, _coil_shrink(mask, shrink)
+    e = scale * spectra - data
+    field[...] = relaxation * e + (1 - relaxation * sigma) * field
+    return tuple(float(np.sum(np.abs(a[:, sampled]) ** 2, dtype=np.float64)) for a in (field, e))
+
+
+def coil_pull(field, mask, data, shrink, out, threads=1):
+    """out <- data + (2 sigma - 1) field, sigma as in ``coil_update``."""
+    out[...] = data + (2 * _coil_shrink(mask, shrink) - 1) * field
 
 
 # --- fused update of the linear-programming form (mathematics.md 4a) ----------------------------------
@@ -245,3 +293,128 @@ def slack_update(x, s1, s2, c, l1, l2, shift, penalty, proximal, out, threads=1)
     c[...] = penalty * (s1 + s2) + l1 - l2 + proximal * w
     out[...] = _divergence(penalty * (s2 - s1) - l2 - l1)
     return float(c.sum(dtype=np.float64)), float(np.abs(g).sum(dtype=np.float64))
+
+
+# --- wavelets -------------------------------------------------------------------------------
+#
+# Real or complex.  Haar bands stand as in ``pywt.coeffs_to_array`` (the approximation in the corner of
+# low indices).  Bands of the undecimated frame: the approximation, then the details of each level, last
+# level first, and in a level high-pass along the last axis first (2-D: low-high, high-low, high-high).
+
+
+def _corner(a, level, ndim):
+    return a[(Ellipsis, *(slice(n >> level) for n in a.shape[a.ndim - ndim :]))]
+
+
+def haar_forward(x, level, ndim, out, threads=1):
+    """The orthonormal periodised transform ``pywt.wavedecn(x, "haar", "periodization", level)``."""
+    out[...] = x
+    for step in range(level):
+        corner = _corner(out, step, ndim)
+        for axis in range(-ndim, 0):
+            even, odd = (np.take(corner, range(k, corner.shape[axis], 2), axis) for k in (0, 1))
+            corner[...] = np.concatenate([even + odd, even - odd], axis) * np.sqrt(0.5)
+
+
+def haar_inverse(c, level, ndim, out, threads=1):
+    out[...] = c
+    for step in reversed(range(level)):
+        corner = _corner(out, step, ndim)
+        for axis in range(corner.ndim - ndim, corner.ndim):
+            low, high = np.split(corner, 2, axis)
+            corner[...] = np.stack([low + high, low - high], axis + 1).reshape(corner.shape) * np.sqrt(0.5)
+
+
+# The Haar frame's filters.  A filter pair is (2, taps) float64, low-pass then high-pass, scaled to |L|^2 + |H|^2 = 1.
+_HAAR = np.array([[0.5, 0.5], [0.5, -0.5]])
+
+
+def frame_forward(x, level, ndim, out, threads=1):
+    """Per level and axis (a[i] + a[i + s]) / 2 and (a[i] - a[i + s]) / 2, s = 1, 2, 4, ..., periodic: T^T T = I."""
+    filter_bank_forward(x, _HAAR, level, ndim, out)
+
+
+def frame_adjoint(c, level, ndim, out, threads=1):
+    filter_bank_adjoint(c, _HAAR, level, ndim, out)
+
+
+def _correlate(a, taps, shift, axis):
+    """sum over k of taps[k] a[i + k shift], periodic."""
+    return sum(float(tap) * np.roll(a, -k * shift, axis) for k, tap in enumerate(taps))
+
+
+def filter_bank_forward(x, filters, level, ndim, out, threads=1):
+    """Per level and axis the correlations with both filters, their taps 1, 2, 4, ... apart, periodic.
+
+    The compiled kernel takes pairs of 4, 6 or 8 taps.
+    """
+    approximation, bands = x, []
+    for step in range(level):
+        parts = [approximation]
+        for axis in range(-ndim, 0):
+            parts = [_correlate(part, taps, 2**step, axis) for part in parts for taps in filters]
+        approximation, *details = parts
+        bands = details + bands
+    out[...] = np.stack([approximation, *bands], axis=-ndim - 1)
+
+
+def filter_bank_adjoint(c, filters, level, ndim, out, threads=1):
+    approximation, *bands = np.moveaxis(c, -ndim - 1, 0)
+    count = 2**ndim - 1
+    for step in reversed(range(level)):
+        parts, bands = [approximation, *bands[:count]], bands[count:]
+        for axis in range(-1, -ndim - 1, -1):
+            pairs = zip(parts[::2], parts[1::2], strict=True)
+            parts = [sum(_correlate(a, f, -(2**step), axis) for a, f in zip(p, filters, strict=True)) for p in pairs]
+        (approximation,) = parts
+    out[...] = approximation
+
+
+def _clip_modulus(w, threshold):
+    if w.dtype.kind == "f":
+        return np.clip(w, -threshold, threshold).astype(w.dtype)
+    modulus = np.abs(w)
+    scale = threshold / np.maximum(np.maximum(modulus, threshold), np.finfo(w.dtype).tiny)
+    return (w * scale).astype(w.dtype)
+
+
+# ``weights`` below: None, or reals >= 0 of the coefficients' shape that multiply the thresholds.
+
+
+def _weighted(threshold, weights):
+    return threshold if weights is None else threshold * weights
+
+
+def clip_coefficients(w, threshold, weights, out, threads=1):
+    """out <- w, its modulus at most the threshold."""
+    out[...] = _clip_modulus(w, _weighted(threshold, weights))
+
+
+def update_coefficients(t, w, relaxation, threshold, new_threshold, dual_scale, weights, out, threads=1):
+    """The one-field update (mathematics.md 4c) of the split z = T x, t = T x; out may be t.
+
+    w <- relaxation t + (1 - relaxation)(w - c) + dual_scale c with c = clip(w, threshold), in place, and then
+    out <- w - 2 clip(w, new_threshold).
+    """
+    c = _clip_modulus(w, _weighted(threshold, weights))
+    w[...] = relaxation * t + (1 - relaxation) * (w - c) + dual_scale * c
+    out[...] = w - 2 * _clip_modulus(w, _weighted(new_threshold, weights))
+
+
+def coefficient_status(t, w, threshold, weights, threads=1):
+    """sum weights |t|, Re <c, t>, |t - v|^2, |v|^2, |t|^2, max |t - v + c|; c = clip(w, threshold), v = w - c."""
+    c = _clip_modulus(w, _weighted(threshold, weights))
+    v = w - c
+
+    def inner(a, b):
+        return float(np.sum((np.conj(a) * b).real, dtype=np.float64))
+
+    residual = t - v
+    return (
+        float(np.sum(_weighted(np.abs(t), weights), dtype=np.float64)),
+        inner(c, t),
+        inner(residual, residual),
+        inner(v, v),
+        inner(t, t),
+        float(np.abs(residual + c).max()),
+    )
