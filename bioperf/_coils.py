@@ -14,7 +14,7 @@ import numpy as np
 from ._fourier import Problem
 from ._kkt import dual_value
 from .fft import plan_fft, workspace
-from .kernels import run_tasks
+from .kernels import available_threads, run_tasks, threads_for
 from .operators.fourier import to_unshifted
 
 RELAXATION = 1.6
@@ -25,12 +25,17 @@ class CoilProblem(Problem):
 
     def __init__(self, A, dtype, threads=None):
         super().__init__(A, dtype, threads)
+        # Coils have more work for a thread than images have; but one that loses its core stops them all.
+        self.coil_threads = max(self.threads, threads_for(A.maps.size // 4, threads or available_threads()))
         maps = A.maps.astype(self.dtype, copy=False)
         power = np.sum(maps.real**2 + maps.imag**2, axis=0)
         self.maps, self.peak = maps, float(power.max())
         self.complement = self.real_dtype.type(self.peak) - power
         self.mask = A.sampled.astype(self.real_dtype)
         self.coil_fft = plan_fft(A.shape, dtype, threads=1)
+
+    def what_ran(self):
+        return super().what_ran() | {"threads": self.coil_threads}
 
     def lower(self, y):
         return LowerCoils(self, y)
@@ -63,7 +68,7 @@ class _Coils:
     def _each(self, function, source, target):
         """function(source[c], target[c]) into target[c] for every coil, one coil a thread."""
 
-        threads, coils = self.problem.threads, len(self.field)
+        threads, coils = self.problem.coil_threads, len(self.field)
 
         def run(first):
             for c in range(first, coils, threads):
@@ -77,14 +82,14 @@ class _Coils:
     def _analyse(self, x):
         """spectra <- F S x, without the factor ``scale``."""
         p = self.problem
-        p.kernels.coil_images(x, p.maps, self.images, threads=p.threads)
+        p.kernels.coil_images(x, p.maps, self.images, threads=p.coil_threads)
         self._each(p.coil_fft.forward, self.images, self.spectra)
 
     def _combine(self, spectra, out):
         """out <- sum_c conj(S_c) F^-1 spectra_c; the spectra and ``images`` are overwritten."""
         p = self.problem
         self._each(p.coil_fft.inverse, spectra, self.images)
-        p.kernels.coil_combine(self.images, p.maps, out, threads=p.threads)
+        p.kernels.coil_combine(self.images, p.maps, out, threads=p.coil_threads)
 
     def _solve(self, rhs, x, coil_penalty, field_penalty, shift, target=None, eta=0.0):
         """x <- the minimiser over x with the splits as they are; sums over the new coil images."""
@@ -95,7 +100,7 @@ class _Coils:
             self.denominator = functools.reduce(np.add.outer, axes)
             self.denominator += p.real_dtype.type(coil_penalty * p.peak + shift)
             self.weights = weights
-        p.kernels.coil_pull(self.field, p.mask, self.data, self.sigma, self.spectra, threads=p.threads)
+        p.kernels.coil_pull(self.field, p.mask, self.data, self.sigma, self.spectra, threads=p.coil_threads)
         self._combine(self.spectra, self.total)
         self.total += p.complement * self.free
         self.total *= p.real_dtype.type(coil_penalty)
@@ -111,7 +116,7 @@ class _Coils:
         self.free += p.real_dtype.type(RELAXATION) * x
         self._analyse(x)
         squares = p.kernels.coil_update(
-            self.spectra, self.field, p.mask, self.data, p.scale, RELAXATION, self.sigma, threads=p.threads
+            self.spectra, self.field, p.mask, self.data, p.scale, RELAXATION, self.sigma, threads=p.coil_threads
         )
         return x, *(p.pixels * square for square in squares)
 

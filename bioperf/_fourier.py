@@ -7,6 +7,8 @@ import numpy as np
 from .fft import plan_fft
 from .kernels import available_threads, get_backend, threads_for
 
+PART = 1 << 15  # elements of a spectrum worked on at a time where memory counts
+
 
 class Problem:
     """The images' side of a problem: kernels, transforms and the Laplacian's spectrum.
@@ -163,12 +165,16 @@ class UpperData:
             dual, self.residual, self.target, p.transfer, self.data, *weights, p.copies, threads=p.threads
         )
         qd, qq, ny, nn = (p.pixels * value for value in sums)
-        # row by row, in place of whole spectra: the memory of a solve is counted
         kept, self.kept = self.kept, None
-        for row in np.ndindex(kept.shape[:-1]):
-            kept[row] -= self.target[row]
-            kept[row] *= self.eta
-            kept[row] += weights[0] * dual[row] + weights[1] * np.conj(p.transfer[row]) * self.residual[row]
+        weights = [p.real_dtype.type(weight) for weight in weights]
+        # in parts, in place of whole spectra: the memory of a solve is counted
+        step = max(1, PART // kept[0].size)
+        for start in range(0, len(kept), step):
+            part = slice(start, start + step)
+            kept[part] -= self.target[part]
+            kept[part] *= p.real_dtype.type(self.eta)
+            kept[part] += weights[0] * dual[part]
+            kept[part] += weights[1] * np.conj(p.transfer[part]) * self.residual[part]
         error = math.sqrt(p.square_norm(kept))
         value = qd - qq / (2 * self.eta) - ny - self.epsilon * math.sqrt(nn)
         return value, error / self._size(math.sqrt(qq))
