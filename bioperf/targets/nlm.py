@@ -73,6 +73,8 @@ def non_local_means(image, strength, patch_distance=9):
     options = {"patch_size": 5, "patch_distance": patch_distance, "h": 0.8 * strength, "sigma": strength}
     if image.dtype.kind == "c":
         parts = np.stack([image.real, image.imag], axis=-1)
-        parts = denoise_nl_means(parts, channel_axis=-1, fast_mode=True, **options)
+        parts = np.reshape(denoise_nl_means(parts, channel_axis=-1, fast_mode=True, **options), parts.shape)
         return (parts[..., 0] + 1j * parts[..., 1]).astype(image.dtype)
-    return np.ascontiguousarray(denoise_nl_means(image, fast_mode=True, **options), dtype=image.dtype)
+    # it drops axes of one pixel
+    smooth = np.reshape(denoise_nl_means(image, fast_mode=True, **options), image.shape)
+    return np.ascontiguousarray(smooth, dtype=image.dtype)
