@@ -18,7 +18,7 @@ DONE, FAILED, WRONG_INPUT, NOT_CONVERGED, INTERRUPTED = 0, 1, 2, 3, 130
 
 app = typer.Typer(
     name="bioperf",
-    help="Certified restoration of blurred images.",
+    help="Certified restoration of blurred images and of undersampled MRI.",
     no_args_is_help=True,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -29,6 +29,11 @@ class Target(StrEnum):
     nlm = "nlm"
     identity = "identity"
     deconv = "deconv"
+
+
+class MriTarget(StrEnum):
+    nlm = "nlm"
+    identity = "identity"
 
 
 class Boundary(StrEnum):
@@ -118,6 +123,7 @@ def _root(
 Threads = Annotated[
     int | None, typer.Option("--threads", metavar="N", min=1, show_default="by size", help="At most this many threads.")
 ]
+Strict = Annotated[bool, typer.Option("--strict", help="Exit with status 3 if not converged (the output is written).")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no tables.")]
 
 
@@ -188,9 +194,7 @@ def deblur(
     figure: Annotated[
         Path | None, typer.Option("--figure", metavar="FIG", help="Draw before, after and convergence as PNG.")
     ] = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with status 3 if not converged (the output is written).")
-    ] = False,
+    strict: Strict = False,
     quiet: Quiet = False,
 ):
     """Restore a blurred image, or a stack, given its point spread function."""
@@ -215,13 +219,176 @@ def deblur(
         max_iter=max_iter,
         threads=threads,
     )
-    if strict and not _all(solution.converged):
-        _complain(f"{image}: {solution.status}; raise --max-iter or --tol (the output was written)")
+    if strict:
+        _require_convergence(image, solution)
+
+
+@app.command()
+def mri(
+    kspace: Annotated[
+        Path,
+        typer.Argument(metavar="KSPACE", help="NPY, NPZ, HDF5 (fastMRI's layout) or ISMRMRD; slices are a batch."),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="OUT", help="NIfTI (.nii, .nii.gz), NPY, or PNG of one slice.")
+    ],
+    mask: Annotated[
+        Path | None,
+        typer.Option(
+            "--mask",
+            metavar="MASK",
+            show_default="in KSPACE",
+            help="The samples taken, in the order of k-space: NPY, NPZ, HDF5, or a black and white PNG or TIFF.",
+        ),
+    ] = None,
+    maps: Annotated[
+        str | None,
+        typer.Option(
+            "--maps",
+            metavar="FILE|estimate|none",
+            show_default="estimate",
+            help="Coil sensitivities: NPY or NPZ; from the centre of k-space; none: every coil by itself.",
+        ),
+    ] = None,
+    coils: Annotated[
+        bool | None,
+        typer.Option("--coils/--no-coils", show_default="by the file", help="Whether axis -3 is the coils."),
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option("--key", metavar="NAME", help="The array, dataset or group in KSPACE.")
+    ] = None,
+    mask_key: Annotated[
+        str | None, typer.Option("--mask-key", metavar="NAME", help="The array or dataset in MASK, or in KSPACE.")
+    ] = None,
+    centred: Annotated[
+        bool | None,
+        typer.Option(
+            "--centred/--unshifted",
+            show_default="by the format; NPY and NPZ: unshifted",
+            help="Where the zero frequency is: in the middle, or at index 0.",
+        ),
+    ] = None,
+    real: Annotated[
+        bool | None,
+        typer.Option("--real/--complex", show_default="by the samples' symmetry", help="The values of the image."),
+    ] = None,
+    noise_std: Annotated[
+        float | None,
+        typer.Option(
+            "--noise-std",
+            metavar="S",
+            show_default="estimated",
+            help="Noise level of a complex sample, in the units of k-space.",
+        ),
+    ] = None,
+    target: Annotated[MriTarget, typer.Option("--target", help="What the result is drawn to.")] = MriTarget.nlm,
+    rounds: Annotated[
+        int, typer.Option("--rounds", metavar="N", min=1, help="How often target and upper level are solved.")
+    ] = 2,
+    tv_weight: Annotated[
+        float | None,
+        typer.Option(
+            "--tv-weight", metavar="G", show_default="from the noise level", help="Weight of the total variation."
+        ),
+    ] = None,
+    wavelet_weight: Annotated[
+        float | None,
+        typer.Option(
+            "--wavelet-weight", metavar="W", show_default="from the noise level", help="Weight of the wavelets."
+        ),
+    ] = None,
+    epsilon: Annotated[
+        float | None,
+        typer.Option(
+            "--epsilon",
+            metavar="E",
+            show_default="from the noise level",
+            help="Radius of the data constraint, absolute.",
+        ),
+    ] = None,
+    kappa: Annotated[
+        float | None,
+        typer.Option("--kappa", metavar="K", show_default="calibrated", help="Relative slack on the total variation."),
+    ] = None,
+    sparsity_weight: Annotated[
+        float | None,
+        typer.Option(
+            "--sparsity-weight",
+            metavar="R",
+            show_default="calibrated",
+            help="Weight of the upper level's wavelets, in units of the image's range.",
+        ),
+    ] = None,
+    tol: Annotated[float, typer.Option("--tol", help="Tolerance of the certificate.")] = 1e-2,
+    max_iter: Annotated[int, typer.Option("--max-iter", metavar="N", min=1, help="Iteration limit.")] = 500,
+    max_values: Annotated[
+        int, typer.Option("--max-values", metavar="N", min=1, help="Refuse files with more values than this.")
+    ] = 2**28,
+    magnitude: Annotated[bool, typer.Option("--magnitude", help="Write the magnitude; PNG always has it.")] = False,
+    crop: Annotated[bool, typer.Option("--crop", help="Write the central part that the scanner shows.")] = False,
+    slice_index: Annotated[
+        int | None,
+        typer.Option(
+            "--slice", metavar="N", show_default="the middle one", help="The slice in PNG output and in the figure."
+        ),
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            "--reference",
+            metavar="REF",
+            show_default="a reconstruction in KSPACE",
+            help="NPY image to compare magnitudes with, the central part if smaller.",
+        ),
+    ] = None,
+    figure: Annotated[
+        Path | None, typer.Option("--figure", metavar="FIG", help="Draw images, mask and convergence as PNG.")
+    ] = None,
+    threads: Threads = None,
+    strict: Strict = False,
+    quiet: Quiet = False,
+):
+    """Reconstruct an image, or a stack, from undersampled k-space."""
+    from .mri import reconstruct_file
+
+    solution = reconstruct_file(
+        kspace,
+        output,
+        mask_path=mask,
+        maps=maps,
+        coils=coils,
+        key=key,
+        mask_key=mask_key,
+        centred=centred,
+        reference_path=reference,
+        magnitude=magnitude,
+        crop=crop,
+        slice_index=slice_index,
+        figure=figure,
+        max_values=max_values,
+        quiet=quiet,
+        real=real,
+        noise_std=noise_std,
+        target=target.value,
+        rounds=rounds,
+        tv_weight=tv_weight,
+        wavelet_weight=wavelet_weight,
+        epsilon=epsilon,
+        kappa=kappa,
+        sparsity_weight=sparsity_weight,
+        tol=tol,
+        max_iter=max_iter,
+        threads=threads,
+    )
+    if strict:
+        _require_convergence(kspace, solution)
+
+
+def _require_convergence(path, solution):
+    flags = solution.converged
+    if not (flags.all() if hasattr(flags, "all") else flags):
+        _complain(f"{path}: {solution.status}; raise --max-iter or --tol (the output was written)")
         raise typer.Exit(NOT_CONVERGED)
-
-
-def _all(flags):
-    return bool(flags.all()) if hasattr(flags, "all") else bool(flags)
 
 
 @app.command()

@@ -1,5 +1,6 @@
-"""Before and after in one figure: the images, an enlarged part of each, the psf and the convergence."""
+"""Figures of a result: before and after a blur was undone, or a reconstruction from k-space, with the convergence."""
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -7,12 +8,14 @@ import numpy as np
 
 from ..io import write_whole
 
-__all__ = ["Panel", "draw"]
+__all__ = ["Panel", "draw", "draw_reconstruction"]
 
 WIDTH = 1500
 _INK, _MUTED, _ACCENT = "#1f2933", "#52606d", "#f2b134"
 # What is smaller is rounding, and is not drawn.
 _FLOOR = 1e-9
+_TITLE = {"fontsize": 14, "fontweight": "bold"}
+_GREY = {"cmap": "gray", "vmin": 0, "vmax": 1}
 _CURVES = (
     ("gap", "relative gap", "#1b6ca8"),
     ("tv_infeasibility", "TV infeasibility", "#d1495b"),
@@ -52,10 +55,6 @@ def draw(path, panels, psf, facts, history, *, stop=None, crop=None):
     ------
     OutputError
     """
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     shape = panels[0].image.shape[:2]
     crop = crop or _liveliest(panels[-1].image)
     columns = len(panels) + 1
@@ -63,11 +62,7 @@ def draw(path, panels, psf, facts, history, *, stop=None, crop=None):
     crop_shape = tuple(part.stop - part.start for part in crop)
     heights = [shape[0] / shape[1], crop_shape[0] / crop_shape[1]]
     height = float(np.clip(column_width * sum(heights) + 1.1, 4.0, 24.0))
-    style = {"font.family": "DejaVu Sans", "font.size": 11, "text.color": _INK, "axes.labelcolor": _INK}
-    with rc_context(style):
-        figure = Figure(figsize=(WIDTH / 100, height), dpi=100, facecolor="white", layout="constrained")
-        FigureCanvasAgg(figure)
-        figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06, wspace=0.01, hspace=0.01)
+    with _canvas(path, height) as figure:
         grid = figure.add_gridspec(2, columns, height_ratios=heights, width_ratios=[1] * len(panels) + [1.04])
         for k, panel in enumerate(panels):
             whole, part = figure.add_subplot(grid[0, k]), figure.add_subplot(grid[1, k])
@@ -76,6 +71,53 @@ def draw(path, panels, psf, facts, history, *, stop=None, crop=None):
                 _draw_psf(whole, psf)
         handles = _draw_convergence(figure.add_subplot(grid[1, -1]), history, stop)
         _draw_facts(figure.add_subplot(grid[0, -1]), facts, handles, heights[0])
+
+
+def draw_reconstruction(path, panels, mask, facts, history):
+    """Draw three images, the k-space mask, the curves of the certificate and its facts; a PNG of 1500 pixels' width.
+
+    Parameters
+    ----------
+    path : str or Path
+    panels : list of 3 Panel
+        Magnitude images of one shape.
+    mask : ndarray of bool, shape (H, W)
+        The samples taken, the zero frequency in the middle.
+    facts, history
+        As for ``draw``.
+
+    Raises
+    ------
+    OutputError
+    """
+    aspect = panels[0].image.shape[0] / panels[0].image.shape[1]
+    heights = [4.85 * aspect + 0.6, 4.85 * float(np.clip(aspect, 0.6, 0.9)) + 0.9]
+    with _canvas(path, float(np.clip(sum(heights), 4.0, 24.0))) as figure:
+        # Each row is laid out by itself: the numbers at the curves do not move the images
+        rows = [row.subgridspec(1, 3) for row in figure.add_gridspec(2, 1, height_ratios=heights)]
+        for k, panel in enumerate(panels):
+            _draw_image(figure.add_subplot(rows[0][k]), panel, pad=10)
+        samples, curves, certificate = (figure.add_subplot(rows[1][k]) for k in range(3))
+        _draw_image(samples, Panel(f"k-space samples, {mask.mean():.1%}", mask), pad=10)
+        samples.set_anchor("N")
+        curves.set_title("Convergence", **_TITLE, pad=10)
+        handles = _draw_convergence(curves, history, None)
+        _draw_facts(certificate, facts, handles, None, pad=10)
+
+
+@contextmanager
+def _canvas(path, height):
+    """A figure of that height in inches; written to the path at the end."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    style = {"font.family": "DejaVu Sans", "font.size": 11, "text.color": _INK, "axes.labelcolor": _INK}
+    with rc_context(style):
+        figure = Figure(figsize=(WIDTH / 100, height), dpi=100, facecolor="white", layout="constrained")
+        FigureCanvasAgg(figure)
+        figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06, wspace=0.01, hspace=0.01)
+        yield figure
         buffer = BytesIO()
         figure.savefig(buffer, format="png")
     content = _compact(buffer)
@@ -85,38 +127,41 @@ def draw(path, panels, psf, facts, history, *, stop=None, crop=None):
 def _draw_panel(whole, part, panel, crop):
     from matplotlib.patches import Rectangle
 
-    image = np.clip(panel.image, 0, 1)
-    look = {"cmap": "gray", "vmin": 0, "vmax": 1}
-    whole.imshow(image, **look)
-    whole.set_title(panel.title, fontsize=14, fontweight="bold", pad=24)
-    if panel.quality:
-        text = "PSNR {:.2f} dB    SSIM {:.3f}".format(*panel.quality)
-        whole.text(0.5, 1.02, text, transform=whole.transAxes, ha="center", va="bottom", fontsize=12)
+    _draw_image(whole, panel)
     rows, columns = crop
     corner = (columns.start - 0.5, rows.start - 0.5)
     frame = {"fill": False, "edgecolor": _ACCENT, "linewidth": 2}
     whole.add_patch(Rectangle(corner, columns.stop - columns.start, rows.stop - rows.start, **frame))
-    part.imshow(image[crop], interpolation="bicubic", **look)
-    for axes, colour in ((whole, _INK), (part, _ACCENT)):
-        axes.set_xticks([])
-        axes.set_yticks([])
-        for spine in axes.spines.values():
-            spine.set(color=colour, linewidth=1 if axes is whole else 2.5)
+    part.imshow(np.clip(panel.image, 0, 1)[crop], interpolation="bicubic", **_GREY)
+    _frame(part, _ACCENT, 2.5)
+
+
+def _draw_image(axes, panel, pad=24):
+    axes.imshow(np.clip(panel.image, 0, 1), **_GREY)
+    axes.set_title(panel.title, **_TITLE, pad=pad)
+    if panel.quality:
+        text = "PSNR {:.2f} dB    SSIM {:.3f}".format(*panel.quality)
+        axes.text(0.5, 1.02, text, transform=axes.transAxes, ha="center", va="bottom", fontsize=12)
+    _frame(axes, _INK, 1)
+
+
+def _frame(axes, colour, width):
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set(color=colour, linewidth=width)
 
 
 def _draw_psf(whole, psf):
     inset = whole.inset_axes((0.7, 0.02, 0.28, 0.28))
     inset.imshow(psf, cmap="gray", interpolation="nearest")
-    inset.set_xticks([])
-    inset.set_yticks([])
     inset.set_title("blur kernel", fontsize=9, color="white", pad=3)
-    for spine in inset.spines.values():
-        spine.set(color="white", linewidth=1.5)
+    _frame(inset, "white", 1.5)
 
 
-def _draw_facts(axes, facts, handles, aspect):
+def _draw_facts(axes, facts, handles, aspect, pad=24):
     axes.set_box_aspect(aspect)
-    axes.set_title("Certificate", fontsize=14, fontweight="bold", pad=24)
+    axes.set_title("Certificate", **_TITLE, pad=pad)
     axes.set_axis_off()
     step = min(0.115, 0.8 / max(1, len(facts)))
     for k, (name, value) in enumerate(facts):

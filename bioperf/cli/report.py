@@ -2,10 +2,13 @@
 
 import math
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 
-__all__ = ["certificate_facts", "certificate_rows", "print_paths", "print_rows", "progress"]
+__all__ = ["certificate_facts", "certificate_rows", "one_of", "print_paths", "print_rows", "progress", "warn"]
+
+_CHOICES = ("noise_std", "tv_weight", "wavelet_weight", "epsilon", "kappa", "data_residual")
 
 
 def print_rows(title, rows):
@@ -31,20 +34,30 @@ def print_paths(paths):
         console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
 
 
+def warn(message):
+    """One line on stderr."""
+    from rich.console import Console
+
+    Console(stderr=True).print(f"bioperf: warning: {message}", markup=False, highlight=False, soft_wrap=True)
+
+
 def certificate_rows(solution):
     """(name, text) of what was proved about a Solution, and what ran; of a batch the worst of each."""
+    items = solution.details.get("items", [solution.details])
     rows = [("status", solution.status)]
     if np.size(solution.objective) > 1:
         rows += [("images", f"{np.size(solution.objective)}; the worst certificate among them follows")]
     rows += _bounds(solution)
     rows += [(f"infeasibility, {name}", _small(value)) for name, value in solution.infeasibility.items()]
     rows += [("KKT residual", _small(solution.kkt_residual))]
-    for name in ("noise_std", "tv_weight", "epsilon", "kappa"):
-        values = [item[name] for item in solution.details.get("items", [solution.details]) if name in item]
+    for name in _CHOICES:
+        values = [item[name] for item in items if name in item]
         if values:
-            rows.append((name.replace("_std", " level").replace("_", " "), f"{np.max(values):.4g}"))
+            rows.append((_words(name), f"{np.max(values):.4g}"))
+    clocks = [item["seconds"] for item in items if "seconds" in item]
+    stages = ", ".join(f"{stage} {sum(clock[stage] for clock in clocks):.3f}" for stage in (clocks and clocks[0]))
     rows += [
-        ("seconds", f"{solution.seconds:.3f}"),
+        ("seconds", f"{solution.seconds:.3f}" + f" ({stages})" * bool(stages)),
         ("backend", f"{solution.backend}, FFT {solution.fft}, {solution.threads} thread{'s' * (solution.threads > 1)}"),
     ]
     return rows
@@ -61,15 +74,41 @@ def _bounds(solution):
     ]
 
 
-def certificate_facts(solution):
-    """The short form of ``certificate_rows`` for a figure."""
+def one_of(solution, index):
+    """The Solution of one image of a batch, counted over all its axes; its seconds, if timed alone."""
+    if np.ndim(solution.objective) == 0:
+        return solution
+    numbers = {name: np.ravel(getattr(solution, name))[index] for name in ("objective", "lower_bound", "kkt_residual")}
+    iterations, converged = np.ravel(solution.iterations)[index], np.ravel(solution.converged)[index]
+    details = solution.details["items"][index]
+    return replace(
+        solution,
+        x=solution.x.reshape(-1, *solution.x.shape[np.ndim(solution.objective) :])[index],
+        infeasibility={name: np.ravel(values)[index] for name, values in solution.infeasibility.items()},
+        iterations=iterations,
+        converged=converged,
+        status=f"{'' if converged else 'not '}converged in {iterations} iterations",
+        history=solution.history[index],
+        seconds=sum(details["seconds"].values()) if "seconds" in details else solution.seconds,
+        details=details,
+        **numbers,
+    )
+
+
+def certificate_facts(solution, details=()):
+    """The short form of ``certificate_rows`` for a figure, with the named numbers of the Solution's details."""
     labels = {"tv": "TV infeasibility", "data": "data infeasibility"}
     return [
         ("status", solution.status.partition(" (")[0]),
         *_bounds(solution),
         *((labels.get(name, name), _small(value)) for name, value in solution.infeasibility.items()),
+        *((_words(name), f"{solution.details[name]:.3g}") for name in details),
         ("time", f"{solution.seconds:.2f} s, {solution.threads} thread{'s' * (solution.threads > 1)}"),
     ]
+
+
+def _words(name):
+    return name.replace("_std", " level").replace("_", " ")
 
 
 def _small(values):
