@@ -7,6 +7,8 @@ import numpy as np
 
 NOISE = 0.01
 TV_WEIGHT = 1.2e-3
+# For k-space, of a sample, and the lower level of it.
+KSPACE_NOISE, KSPACE_WEIGHT = 0.005, 1e-3
 # Together larger than a second-level cache: one set used again and again flatters a kernel.
 ROTATION_BYTES = 16 << 20
 
@@ -84,3 +86,16 @@ def problem(size, dtype=np.float32, noise=NOISE):
     """Truth, observation and psf of the deblurring problem that the solvers are timed on."""
     x, psf = image(size), motion_psf(min(17, size // 2 * 2 - 1))
     return x.astype(dtype), blurred(x, psf, noise).astype(dtype), psf
+
+
+def phased(x):
+    """An image with a smooth phase; complex128."""
+    i, j = np.meshgrid(*(np.linspace(-1, 1, n) for n in x.shape), indexing="ij")
+    return x * np.exp(1j * (1.2 * i + 0.8 * j * j))
+
+
+def kspace(A, x, noise=KSPACE_NOISE, seed=0):
+    """Samples of a Fourier operator with complex noise of that standard deviation; complex128."""
+    rng = np.random.default_rng(seed)
+    error = rng.standard_normal(A.data_shape) + 1j * rng.standard_normal(A.data_shape)
+    return A(x) + A.mask * (noise / np.sqrt(2)) * error

@@ -15,45 +15,27 @@ The problem of (a) and (b) is a 15x15 Gaussian blur with noise 0.01 and weight 2
 float64 solve finds.  SCICO runs where ``--scico-python`` names an interpreter that has it.
 """
 
-import argparse
 import importlib.util
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
-import tempfile
-import time
-from pathlib import Path
 
 import numpy as np
 
 try:
+    from . import timing
     from .common import NOISE, TV_WEIGHT, blurred, gaussian_psf, image, problem, transfer_function
 except ImportError:  # run as a file
+    import timing
     from common import NOISE, TV_WEIGHT, blurred, gaussian_psf, image, problem, transfer_function
 
-SIZE, GAP, STEP = 256, 1e-4, 5
-WEIGHT, YARDSTICK_PENALTY = 2e-3, 0.05
+SIZE = 256
+WEIGHT = 2e-3
 FIXED_ITERATIONS = 100
 # float32 numbers moved a pixel and iteration, FFTs included (d = 2): 25, of 4 bytes.
 BYTES = 100
 TINY = 1e-30
-
-
-def alternate(rounds, **functions):
-    """Seconds of each function over the rounds, taken in turn after one call each to warm up."""
-    for function in functions.values():
-        function()
-    seconds = {name: [] for name in functions}
-    for k in range(rounds):
-        names = list(functions) if k % 2 == 0 else list(functions)[::-1]
-        for name in names:
-            start = time.perf_counter()
-            functions[name]()
-            seconds[name].append(time.perf_counter() - start)
-    return seconds
 
 
 def yardstick(y, transfer, weight, iterations, penalty, workers):
@@ -83,7 +65,7 @@ def yardstick(y, transfer, weight, iterations, penalty, workers):
     return x
 
 
-class Deblurring:
+class Deblurring(timing.Case):
     """The problem of (a) and (b): observation in float64, psf, objective and optimum."""
 
     def __init__(self, peers):
@@ -93,7 +75,7 @@ class Deblurring:
             self.y = blurred(image(SIZE), self.psf)
         else:
             self.source = "the peers' problem"
-            module = load(peers / "_problem.py")
+            module = timing.load(peers / "_problem.py")
             self.y, self.psf, self.weight = module.deblur()[1], module.psf15(), module.LAM_DEBLUR
             self.optimum = json.loads((peers / "_reference.json").read_text())["deblur-iso-per"]["F"]
         self.transfer = transfer_function(self.psf, self.y.shape)
@@ -109,23 +91,6 @@ class Deblurring:
         residual = np.fft.irfft2(self.transfer * np.fft.rfft2(x), x.shape) - self.y
         variation = np.hypot(np.roll(x, -1, 0) - x, np.roll(x, -1, 1) - x).sum()
         return 0.5 * float((residual**2).sum()) + self.weight * float(variation)
-
-    def gap(self, x):
-        return (self.objective(x) - self.optimum) / self.optimum
-
-    def fewest(self, run, limit=1000):
-        """The smallest iteration count, in steps, with ``run(count)`` within GAP of the optimum."""
-        for count in range(STEP, limit + 1, STEP):
-            if self.gap(run(count)) <= GAP:
-                return count
-        raise SystemExit(f"no gap of {GAP:g} within {limit} iterations")
-
-
-def load(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def fft_pairs(shape, threads):
@@ -175,14 +140,14 @@ def triad_bandwidth(threads, elements=1 << 24, rounds=15):
             a[k] = b[k] + s * c[k]
 
     a, b, c = (np.ones(elements, np.float32) for _ in range(3))
-    seconds = alternate(rounds, triad=lambda: triad(a, b, c, np.float32(1.5)))["triad"]
+    seconds = timing.alternate(rounds, triad=lambda: triad(a, b, c, np.float32(1.5)))["triad"]
     return 12 * elements / statistics.median(seconds)
 
 
 SCICO = """
-import json, sys, time
+import sys
 import numpy as np
-import jax, scico.numpy as snp
+import scico.numpy as snp
 from scico import functional, linop, loss
 from scico.optimize.admm import ADMM, CircularConvolveSolver
 
@@ -194,87 +159,13 @@ A = linop.CircularConvolve(h=snp.array(psf), input_shape=y.shape, h_center=cente
 C = linop.FiniteDifference(y.shape, circular=True)
 
 
-def run(count):
-    solver = ADMM(
+def make(count):
+    return ADMM(
         f=loss.SquaredL2Loss(y=y, A=A), g_list=[weight * functional.L21Norm()], C_list=[C], rho_list=[penalty], x0=y,
         maxiter=count, subproblem_solver=CircularConvolveSolver(),
         itstat_options={"display": False, "itstat_func": lambda o: (), "fields": {}},
     )
-    start = time.perf_counter()
-    solver.solve().block_until_ready()
-    return time.perf_counter() - start, solver.x
-
-
-print(json.dumps({"version": __import__("scico").__version__}), flush=True)
-for line in sys.stdin:
-    count, path = json.loads(line)
-    seconds, x = run(count)
-    if path:
-        np.save(path, np.asarray(x))
-    print(json.dumps({"seconds": seconds}), flush=True)
 """
-
-
-class Scico:
-    """SCICO in its own interpreter, one solve at a request, statistics off; construction is not timed."""
-
-    def __init__(self, python, case, threads, folder):
-        self.folder = Path(folder)
-        np.savez(self.folder / "case.npz", y=case.y, psf=case.psf, weight=case.weight, penalty=YARDSTICK_PENALTY)
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        environment["OMP_NUM_THREADS"] = str(threads)
-        self.process = subprocess.Popen(
-            [python, "-c", SCICO, str(self.folder / "case.npz")],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
-        )  # fmt: skip
-        self.version = self._read()["version"]
-
-    def _read(self):
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit("the interpreter of --scico-python ended: is scico installed there?")
-        return json.loads(line)
-
-    def _ask(self, count, path=""):
-        self.process.stdin.write(json.dumps([count, str(path)]) + "\n")
-        self.process.stdin.flush()
-        return self._read()["seconds"]
-
-    def run(self, count):
-        path = self.folder / "x.npy"
-        self._ask(count, path)
-        return np.load(path)
-
-    def seconds(self, count):
-        return self._ask(count)
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait()
-
-
-class Report:
-    """Rows of the table: what was measured, its figure, what it is compared with, and the ratio asked for."""
-
-    def __init__(self):
-        self.rows, self.data = [], {}
-
-    def add(self, what, ours, other="", ratio=None, wanted=""):
-        ratio = "" if ratio is None else f"{ratio:.2f}"
-        self.rows.append((what, ours, other, ratio, wanted))
-
-    def markdown(self):
-        yield "| | measured | against | ratio | wanted |"
-        yield "|---|---|---|---|---|"
-        yield from (f"| {' | '.join(row)} |" for row in self.rows)
-
-
-def micro(seconds):
-    return f"{seconds * 1e6:.0f} us"
-
-
-def milli(seconds):
-    return f"{seconds * 1e3:.1f} ms"
 
 
 def part_iteration(report, case, rounds, threads):
@@ -286,42 +177,42 @@ def part_iteration(report, case, rounds, threads):
         return solve_lower(A, y, case.weight, isotropic=True, tol=TINY, max_iter=count, threads=threads)
 
     def plain():
-        yardstick(y, case.transfer, case.weight, FIXED_ITERATIONS, YARDSTICK_PENALTY, threads)
+        yardstick(y, case.transfer, case.weight, FIXED_ITERATIONS, timing.YARDSTICK_PENALTY, threads)
 
     pairs = fft_pairs(y.shape, threads)
-    seconds = alternate(
+    seconds = timing.alternate(
         rounds, ours=lambda: ours(FIXED_ITERATIONS), twice=lambda: ours(2 * FIXED_ITERATIONS), plain=plain
     )
     repeats = 20
-
-    def repeated(function):
-        return lambda: [function() for _ in range(repeats)]
-
-    ffts = alternate(rounds, **{f"{name} {n}": repeated(f) for (name, n), f in pairs.items()})
-    median = {name: statistics.median(values) for name, values in seconds.items()}
-    fft_median = {name: statistics.median(values) / repeats for name, values in ffts.items()}
+    ffts = timing.alternate(rounds, **{f"{name} {n}": timing.repeated(f, repeats) for (name, n), f in pairs.items()})
+    median = timing.medians(seconds)
+    fft_median = {name: value / repeats for name, value in timing.medians(ffts).items()}
     library = min(fft_median, key=fft_median.get)
     bandwidth = triad_bandwidth(threads)
     traffic = BYTES * y.size / bandwidth
     floor = fft_median[library] + traffic
     iteration, plain_iteration = median["ours"] / FIXED_ITERATIONS, median["plain"] / FIXED_ITERATIONS
     added = (median["twice"] - median["ours"]) / FIXED_ITERATIONS
-    solution = ours(STEP)
+    solution = ours(timing.STEP)
     report.data["iteration"] = {
         "seconds": iteration, "marginal_seconds": added, "yardstick_seconds": plain_iteration, "floor_seconds": floor,
         "fft_pairs": fft_median, "triad_bytes_per_second": bandwidth, "traffic_seconds": traffic,
         "ran": f"{solution.backend}/{solution.fft}, {solution.threads} threads",
     }  # fmt: skip
     report.add(
-        "(a) fused iteration against the yardstick's", micro(iteration), micro(plain_iteration),
+        "(a) fused iteration against the yardstick's", timing.micro(iteration), timing.micro(plain_iteration),
         plain_iteration / iteration, ">= 3",
     )  # fmt: skip
-    parts = f"FFT pair, {library.replace(' ', ' on ')} thread(s), {micro(fft_median[library])} + {BYTES} B a pixel"
+    parts = (
+        f"FFT pair, {library.replace(' ', ' on ')} thread(s), {timing.micro(fft_median[library])} + {BYTES} B a pixel"
+    )
     report.add(
-        f"(a) fused iteration over the floor ({parts} at {bandwidth / 1e9:.1f} GB/s {micro(traffic)})",
-        micro(iteration), micro(floor), iteration / floor, "<= 2",
+        f"(a) fused iteration over the floor ({parts} at {bandwidth / 1e9:.1f} GB/s {timing.micro(traffic)})",
+        timing.micro(iteration), timing.micro(floor), iteration / floor, "<= 2",
     )  # fmt: skip
-    report.add("(a) the same without set-up, iterations 101 to 200", micro(added), micro(floor), added / floor)
+    report.add(
+        "(a) the same without set-up, iterations 101 to 200", timing.micro(added), timing.micro(floor), added / floor
+    )
 
 
 def part_gap(report, case, rounds, threads, scico_python):
@@ -333,59 +224,14 @@ def part_gap(report, case, rounds, threads, scico_python):
         return solve_lower(A, y, case.weight, isotropic=True, tol=TINY, max_iter=count, threads=threads).x
 
     def certified():
-        return solve_lower(A, y, case.weight, isotropic=True, tol=GAP, threads=threads)
+        return solve_lower(A, y, case.weight, isotropic=True, tol=timing.GAP, threads=threads)
 
     def plain(count):
-        return yardstick(y, case.transfer, case.weight, count, YARDSTICK_PENALTY, threads)
+        return yardstick(y, case.transfer, case.weight, count, timing.YARDSTICK_PENALTY, threads)
 
-    counts = {"ours": case.fewest(ours), "plain": case.fewest(plain)}
-    functions = {
-        "ours": lambda: ours(counts["ours"]),
-        "certified": certified,
-        "plain": lambda: plain(counts["plain"]),
-    }
-    scico, inside = None, []
-    with tempfile.TemporaryDirectory() as folder:
-        if scico_python:
-            scico = Scico(scico_python, case, threads, folder)
-            counts["scico"] = case.fewest(scico.run)
-            functions["scico"] = lambda: inside.append(scico.seconds(counts["scico"]))
-        seconds = alternate(rounds, **functions)
-        if scico:
-            seconds["scico"] = inside[1:]  # the solver's own time, without the warm-up and the pipe
-            scico.close()
-    median = {name: statistics.median(values) for name, values in seconds.items()}
-    stopped = certified()
-    report.data["gap"] = {
-        "gap": GAP, "seconds": median, "iterations": counts | {"certified": int(stopped.iterations)},
-        "certified_true_gap": case.gap(stopped.x), "problem": case.source, "optimum": case.optimum,
-        "scico_version": scico.version if scico else None,
-    }  # fmt: skip
-
-    def shown(name, count):
-        return f"{milli(median[name])} ({count} iterations)"
-
-    us = shown("ours", counts["ours"])
-    report.add(
-        f"(b) solve_lower to a gap of {GAP:g} against the yardstick ({case.source})", us,
-        shown("plain", counts["plain"]), median["plain"] / median["ours"], ">= 3",
-    )  # fmt: skip
-    if scico:
-        report.add(
-            f"(b) the same against scico {scico.version}", us, shown("scico", counts["scico"]),
-            median["scico"] / median["ours"], ">= 6",
-        )  # fmt: skip
-    report.add(
-        f"(b) solve_lower(tol={GAP:g}), stopped by its own test at a true gap of {case.gap(stopped.x):.1e}, "
-        "against the yardstick",
-        shown("certified", int(stopped.iterations)), shown("plain", counts["plain"]),
-        median["plain"] / median["certified"],
-    )  # fmt: skip
-    if scico:
-        report.add(
-            "(b) the same against scico", shown("certified", int(stopped.iterations)), shown("scico", counts["scico"]),
-            median["scico"] / median["certified"],
-        )  # fmt: skip
+    arrays = {"y": case.y, "psf": case.psf, "weight": case.weight, "penalty": timing.YARDSTICK_PENALTY}
+    solvers = ours, plain, certified, (SCICO, arrays)
+    timing.compare_to_gap(report, "b", case, solvers, rounds, threads, scico_python, (">= 3", ">= 6"))
 
 
 def part_whole(report, rounds, threads):
@@ -415,11 +261,11 @@ def part_whole(report, rounds, threads):
             rough, patch_size=5, patch_distance=9, h=0.8 * strength, sigma=strength, fast_mode=True
         )  # fmt: skip
 
-    seconds = alternate(
+    seconds = timing.alternate(
         rounds, exact=lambda: both(False, 0.0), relaxed=lambda: both(True, epsilon), means=means,
         deblur=lambda: deblur(y, psf, target="nlm", threads=threads),
     )  # fmt: skip
-    median = {name: statistics.median(values) for name, values in seconds.items()}
+    median = timing.medians(seconds)
     runs = {"exact": both(False, 0.0), "relaxed": both(True, epsilon)}
     iterations = {
         name: (int(run.details["lower"].iterations), int(run.iterations), bool(run.converged))
@@ -429,11 +275,11 @@ def part_whole(report, rounds, threads):
     for name in runs:
         lower, upper, converged = iterations[name]
         what = f"(c) lower level + BIO, 255x255, {name} ({lower} + {upper} iterations{'' if converged else ', no end'})"
-        report.add(what, milli(median[name]), "0.12 s (paper: 2.7 s)", median[name] / 0.12, "< 1")
+        report.add(what, timing.milli(median[name]), "0.12 s (paper: 2.7 s)", median[name] / 0.12, "< 1")
     allowed = 2 * median["means"] + median["relaxed"]
     report.add(
-        f"(c) deblur, nlm, against twice its non-local means ({milli(median['means'])}) + lower level + BIO",
-        milli(median["deblur"]), milli(allowed), median["deblur"] / allowed, "< 1",
+        f"(c) deblur, nlm, against twice its non-local means ({timing.milli(median['means'])}) + lower level + BIO",
+        timing.milli(median["deblur"]), timing.milli(allowed), median["deblur"] / allowed, "< 1",
     )  # fmt: skip
 
 
@@ -459,9 +305,7 @@ print(imported, loaded, calls[0], min(calls[1:]), int("numba" in sys.modules))
 
 def part_start(report, rounds, threads):
     lines = []
-    environment = dict(os.environ)
-    package = str(Path(importlib.util.find_spec("bioperf").origin).parents[1])
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (package, environment.get("PYTHONPATH"))))
+    environment = timing.with_package()
     for _ in range(rounds):
         command = [sys.executable, "-c", FRESH, str(threads)]
         output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
@@ -470,33 +314,25 @@ def part_start(report, rounds, threads):
     report.data["start"] = {
         "import": imported, "solvers": loaded, "first_call": first, "later_call": again, "numba_loaded": bool(numba),
     }  # fmt: skip
-    report.add("(d) import bioperf", milli(imported), "0.25 s", imported / 0.25, "< 1")
+    report.add("(d) import bioperf", timing.milli(imported), "0.25 s", imported / 0.25, "< 1")
     report.add(
-        "(d) and its solvers, with NumPy and SciPy", milli(loaded + imported), "0.25 s", (loaded + imported) / 0.25
+        "(d) and its solvers, with NumPy and SciPy",
+        timing.milli(loaded + imported),
+        "0.25 s",
+        (loaded + imported) / 0.25,
     )
     remark = "Numba loaded" if numba else "Numba not loaded: nothing compiled"
     report.add(
-        f"(d) first solve_lower of a process, 20 iterations ({remark})", milli(first), milli(again), first / again
+        f"(d) first solve_lower of a process, 20 iterations ({remark})",
+        timing.milli(first),
+        timing.milli(again),
+        first / again,
     )
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers", type=Path, metavar="DIR", help="the folder with _problem.py and _reference.json")
-    parser.add_argument("--scico-python", metavar="PATH", help="an interpreter that has scico")
-    parser.add_argument("--threads", type=int, default=2, metavar="T")
-    parser.add_argument("--rounds", type=int, default=25, metavar="N")
-    parser.add_argument("--parts", default="abcd", help="which of a, b, c, d (default: all)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON")
-    options = parser.parse_args()
-
-    import bioperf
-
-    report = Report()
-    report.data |= {
-        "bioperf": bioperf.__version__, "numpy": np.__version__, "python": platform.python_version(),
-        "machine": platform.machine(), "cores": os.cpu_count(), "threads": options.threads, "rounds": options.rounds,
-    }  # fmt: skip
+    options = timing.parser(__doc__, "abcd").parse_args()
+    report = timing.Report(options)
     rounds, threads = options.rounds, options.threads
     if set(options.parts) & set("ab"):
         case = Deblurring(options.peers)
@@ -508,10 +344,7 @@ def main():
         part_whole(report, max(3, rounds // 3), threads)
     if "d" in options.parts:
         part_start(report, max(3, rounds // 5), threads)
-    print("\n".join(report.markdown()))
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(report.data | {"table": report.rows}, indent=1) + "\n")
+    report.finish(options.out)
 
 
 if __name__ == "__main__":

@@ -12,101 +12,17 @@ Writes levin-<protocol>.csv and .md, and levin-<protocol>-images.csv with a line
 """
 
 import argparse
-import csv
-import time
 from pathlib import Path
 
-import numpy as np
 from levin_data import BORDER, NOISE, Levin, inner
 from rich.console import Console
 from rich.progress import Progress
+from table import Table, timed
 
 EXACT_WEIGHT, LOWER_WEIGHT = 1e-3, 1.2e-3
 YBAR = ("observation", "apg-1e-2", "apg-1e-4", "apg-1e-6", "admm", "truth")
 PAPER = (("paper: FTVd", 29.38, 0.8819), ("paper: FISTA", 31.81, 0.9010), ("paper: BIO", 32.79, 0.9318))
-COLUMNS = ("row", "psnr", "ssim", "smallest_gain", "seconds", "iterations", "converged", "images")
-
-
-class Table:
-    """Scores by row; a row keeps the order in which it was first seen."""
-
-    def __init__(self):
-        self.rows = {}
-
-    def add(self, row, pair, x, truth, solution=None, seconds=None, lower=None):
-        from bioperf import psnr, ssim
-
-        score = {"image": pair[0], "kernel": pair[1], "psnr": psnr(x, truth), "ssim": ssim(x, truth)}
-        if lower is not None:
-            score["gain"] = score["psnr"] - psnr(lower, truth)
-        if solution is not None:
-            score |= {"iterations": int(solution.iterations), "converged": int(bool(solution.converged))}
-        if seconds is not None:
-            score["seconds"] = seconds
-        self.rows.setdefault(row, []).append(score)
-
-    def summary(self):
-        for row, scores in self.rows.items():
-
-            def collect(name, reduce, scores=scores):
-                values = [s[name] for s in scores if name in s]
-                return float(reduce(values)) if values else None
-
-            converged = [s["converged"] for s in scores if "converged" in s]
-            yield {
-                "row": row,
-                "psnr": collect("psnr", np.mean),
-                "ssim": collect("ssim", np.mean),
-                "smallest_gain": collect("gain", min),
-                "seconds": collect("seconds", np.mean),
-                "iterations": collect("iterations", np.mean),
-                "converged": sum(converged) if converged else None,
-                "images": len(scores),
-            }
-
-    def write(self, out, name, title, remarks, quoted=()):
-        """CSV and Markdown; ``quoted`` are (row, psnr, ssim) printed elsewhere."""
-        rows = [{"row": row, "psnr": p, "ssim": s} for row, p, s in quoted] + list(self.summary())
-        out.mkdir(parents=True, exist_ok=True)
-        with open(out / f"{name}.csv", "w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
-        with open(out / f"{name}-images.csv", "w", newline="") as file:
-            names = ("row", "image", "kernel", "psnr", "ssim", "gain", "seconds", "iterations", "converged")
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows({"row": row, **score} for row, scores in self.rows.items() for score in scores)
-        text = "\n".join([f"# {title}", "", *markdown(rows), "", *remarks, ""])
-        (out / f"{name}.md").write_text(text)
-        return text
-
-
-def markdown(rows):
-    yield "| | PSNR / dB | SSIM | smallest gain / dB | seconds | iterations | converged |"
-    yield "|---|---|---|---|---|---|---|"
-
-    def cell(row, name, form):
-        return "" if row.get(name) is None else format(row[name], form)
-
-    for row in rows:
-        converged = "" if row.get("converged") is None else f"{row['converged']} of {row['images']}"
-        cells = [
-            row["row"],
-            cell(row, "psnr", ".2f"),
-            cell(row, "ssim", ".4f"),
-            cell(row, "smallest_gain", "+.3f"),
-            cell(row, "seconds", ".3f"),
-            cell(row, "iterations", ".1f"),
-            converged,
-        ]
-        yield f"| {' | '.join(cells)} |"
-
-
-def timed(function, *arguments, **options):
-    start = time.perf_counter()
-    solution = function(*arguments, **options)
-    return solution, time.perf_counter() - start
+KEYS = ("image", "kernel")
 
 
 def relaxed_row(target):
@@ -116,7 +32,7 @@ def relaxed_row(target):
 def synthetic(levin, pairs, strategies, max_iter, threads, advance):
     from bioperf import Blur, deblur, solve_lower
 
-    table = Table()
+    table = Table(KEYS)
     for pair in pairs:
         truth, y, psf = levin.synthetic(*pair)
         A = Blur(psf, y.shape)
@@ -170,7 +86,7 @@ def exact_grid(table, pair, A, y, truth, strategies, max_iter, threads):
 def real(levin, pairs, threads, advance):
     from bioperf import deblur
 
-    table = Table()
+    table = Table(KEYS)
     for pair in pairs:
         truth, y, psf = levin.real(*pair)
 
