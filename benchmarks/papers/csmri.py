@@ -7,7 +7,7 @@ Rows: the zero-filled image; lower levels, total variation (weight 3e-4) alone a
 the bilevel problem with the zero-filled image as target, exact (epsilon = kappa = 0) and, as the paper has it, with
 rho |T x|_1 of one weight for all coefficients and kappa = 1; the same with non-local means of the lower level (TV
 and wavelet) as target, with and without that term; ``reconstruct_mri`` with its lower level, one round, and its
-defaults.  The two values of rho are the best of a coarse grid on cardiac slices.
+defaults.  The two values of rho come from a coarse grid on cardiac slices.
 
 A gain is over the lower level of ``reconstruct_mri``; the smallest one tells whether any image lost.  Seconds are
 those of the whole way from k-space: a bilevel row's hold its lower level's and its target's.
