@@ -125,8 +125,8 @@ class LowerCoils(_Coils):
     """As ``LowerData``, for several coils."""
 
     constant, exact_multipliers = 0.0, False
-    # Of the coils' split, beside 1 for the data: within a few iterations of the best one on every problem tried.
-    penalty = 0.2
+    # Of the coils' split, beside 1 for the data: less converges faster at first, more to the last digits.
+    penalty = 0.15
 
     def step(self, rhs, x, penalty, shift, keep):
         x, _, square = self._solve(rhs, x, self.penalty, penalty, shift)
@@ -189,7 +189,7 @@ class UpperCoils(_Coils):
 
     def start_penalty(self):
         """A penalty to start from, in units of eta; not a large one: it weighs on unmeasured coefficients too."""
-        return (20.0 if self.epsilon > 0 else 100.0) / self.problem.peak
+        return (60.0 if self.epsilon > 0 else 100.0) / self.problem.peak
 
     def start(self, x):
         super().start(x)

@@ -21,7 +21,8 @@ class Problem:
         self.A, self.shape, self.dtype = A, A.shape, np.dtype(dtype)
         self.real_dtype = np.empty(0, dtype).real.dtype
         self.pixels = math.prod(A.shape)
-        self.threads = threads_for(self.pixels, threads or available_threads())
+        elements = self.pixels * (2 if self.dtype.kind == "c" else 1)
+        self.threads = threads_for(elements, threads or available_threads())
         self.kernels = get_backend()
         self.fft = plan_fft(A.shape, dtype, threads=self.threads)
         self.scale = self.fft.scale

@@ -25,9 +25,9 @@ __all__ = ["YBAR", "solve_bio"]
 CHECK_EVERY = 10
 YBAR = ("admm", "apg", "apg-1e-2", "apg-1e-4", "apg-1e-6", "observation")
 # Penalties in units of eta: they multiply |grad x|^2 and |A x|^2 as eta multiplies |x|^2.  That of T x is in
-# proportion to the weight if that is large: the threshold is then 1/200 of the image's range.
+# proportion to the weight if that is large: the threshold is then 1/300 of the image's range.
 FIELD_PENALTY = 1.0
-SPARSE_PENALTY = 200.0
+SPARSE_PENALTY = 300.0
 SLACK_PENALTY = 3.0
 # The penalties are balanced at these iterations, and then left alone: convergence is that of the fixed method.
 BALANCE_AT = frozenset({10, 20, 40, 80, 160, 320})

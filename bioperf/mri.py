@@ -35,6 +35,7 @@ KAPPA = 0.15
 SPARSITY = 0.15
 # Strength of the non-local means of each round, and the coefficient size at which a weight is 1/2: of the range.
 STRENGTHS = (0.03, 0.02)
+PATCH_DISTANCE = 4
 COEFFICIENT_SCALE = 0.003
 
 
@@ -288,7 +289,7 @@ def _target_image(target, A, y, image, strength, tv_weight, noise_std, shared):
     if isinstance(target, np.ndarray):
         return target
     if isinstance(target, str) and target == "nlm":
-        return non_local_means(image, strength, patch_distance=5)
+        return non_local_means(image, strength, patch_distance=PATCH_DISTANCE)
     if callable(target) and not isinstance(target, Target):
         return as_images_like("target(x)", target(image.copy()), image)
     return resolve_target(target, image)(
