@@ -128,7 +128,7 @@ def test_transform_arrays_come_from_one_workspace(dtype):
     assert (real.shape, real.dtype) == ((9, 8), dtype)
     whole = np.dtype(dtype).kind == "c"
     assert (spectrum.shape, spectrum.dtype) == ((9, 8 if whole else 5), np.result_type(dtype, np.complex64))
-    assert (spectrum.ctypes.data - real.ctypes.data) % 4096 == 192
+    assert (spectrum.ctypes.data - real.ctypes.data) % 4096 in (192, 4096 - 19 * 192)
 
 
 # --- choice of the library ------------------------------------------------------------------
