@@ -11,13 +11,11 @@ import math
 
 import numpy as np
 
-from ._fourier import Problem
+from ._fourier import RELAXATION, DataBall, Problem
 from ._kkt import dual_value
 from .fft import plan_fft, workspace
 from .kernels import available_threads, run_tasks, threads_for
 from .operators.fourier import to_unshifted
-
-RELAXATION = 1.6
 
 
 class CoilProblem(Problem):
@@ -172,7 +170,7 @@ class LowerCoils(_Coils):
         return of_one, A.adjoint(of_one), complex(np.vdot(of_one, self.y))
 
 
-class UpperCoils(_Coils):
+class UpperCoils(_Coils, DataBall):
     """As ``UpperData``, for several coils.
 
     The coils' split is a consensus, its residual nearly always the larger one: balancing by residuals would
@@ -197,8 +195,7 @@ class UpperCoils(_Coils):
 
     def step(self, rhs, x, field_penalty, data_penalty, shift, keep):
         x, square, misfit = self._solve(rhs, x, data_penalty, field_penalty, self.eta + shift, self.target, self.eta)
-        norm = math.sqrt(square)
-        self.sigma = min(1.0, self.epsilon / norm) if norm > 0 else 1.0
+        self.sigma = self.shrink_for(math.sqrt(square))
         self.x = x
         return x, float(np.linalg.norm(x - self.target)), math.sqrt(misfit)
 
@@ -214,9 +211,7 @@ class UpperCoils(_Coils):
         self.total += dual
         qd, qq = float(np.vdot(self.total, self.target).real), float(np.linalg.norm(self.total)) ** 2
         error = float(np.linalg.norm(self.eta * (self.x - self.target) + self.total))
-        rounding = float(np.finfo(p.dtype).eps) * self.eta * math.sqrt(self.target_square)
-        value = qd - qq / (2 * self.eta) - ny - self.epsilon * math.sqrt(nn)
-        return value, error / max(math.sqrt(qq), rounding, np.finfo(float).tiny)
+        return self.certify(qd, qq, ny, nn, error)
 
     def rescale(self, factor):
         """The same multipliers for a penalty times factor."""

@@ -7,6 +7,7 @@ import numpy as np
 from .fft import plan_fft
 from .kernels import available_threads, get_backend, threads_for
 
+RELAXATION = 1.6
 PART = 1 << 15  # elements of a spectrum worked on at a time where memory counts
 
 
@@ -107,7 +108,23 @@ class LowerData:
         return math.sqrt(p.pixels * square), weight * math.sqrt(p.square_norm(dual))
 
 
-class UpperData:
+class DataBall:
+    """The constraint |A x - ybar| <= epsilon beside eta/2 |x - D|^2: what does not depend on how A is split."""
+
+    def shrink_for(self, norm):
+        """The factor that brings a residual of that norm into the ball."""
+        return min(1.0, self.epsilon / norm) if norm > 0 else 1.0
+
+    def certify(self, qd, qq, ny, nn, error):
+        """The bound of mathematics.md 6 but for the field's part, from <q, D>, |q|^2, <nu, ybar> and |nu|^2, and
+        the residual |eta (x - D) + q| relative to |q| (where no constraint is active q is 0, and the rounding of
+        eta D takes its place)."""
+        value = qd - qq / (2 * self.eta) - ny - self.epsilon * math.sqrt(nn)
+        rounding = float(np.finfo(self.problem.dtype).eps) * self.eta * math.sqrt(self.target_square)
+        return value, error / max(math.sqrt(qq), rounding, np.finfo(float).tiny)
+
+
+class UpperData(DataBall):
     """|A x - ybar| <= epsilon of one item and the upper level's x-update; ybar counts as far as images reach it."""
 
     balanced = True
@@ -129,9 +146,9 @@ class UpperData:
         p = self.problem
         np.multiply(p.transfer, p.fft.coefficients(x), out=self.residual)
         self.residual -= self.data
-        self.shrink = self._shrink(math.sqrt(p.square_norm(self.residual)))
+        self.shrink = self.shrink_for(math.sqrt(p.square_norm(self.residual)))
 
-    def step(self, rhs, x, field_penalty, data_penalty, shift, keep, proximal=0.0, relaxation=1.6):
+    def step(self, rhs, x, field_penalty, data_penalty, shift, keep, proximal=0.0, relaxation=RELAXATION):
         """The x-update and the data ball's (mathematics.md 4c), with shift/2 |x|^2 beside the other terms.
 
         Returns x, |x - D| and |A x - ybar|; ``keep`` keeps what ``bound`` needs.
@@ -147,7 +164,7 @@ class UpperData:
             p.copies, threads=p.threads,
         )  # fmt: skip
         residual, misfit, distance = (math.sqrt(p.pixels * square) for square in squares)
-        self.shrink = self._shrink(residual)
+        self.shrink = self.shrink_for(residual)
         if proximal:
             previous[...] = spectrum
         if keep:
@@ -176,20 +193,10 @@ class UpperData:
             kept[part] *= p.real_dtype.type(self.eta)
             kept[part] += weights[0] * dual[part]
             kept[part] += weights[1] * np.conj(p.transfer[part]) * self.residual[part]
-        error = math.sqrt(p.square_norm(kept))
-        value = qd - qq / (2 * self.eta) - ny - self.epsilon * math.sqrt(nn)
-        return value, error / self._size(math.sqrt(qq))
+        return self.certify(qd, qq, ny, nn, math.sqrt(p.square_norm(kept)))
 
     def rescale(self, factor):
         """The same multiplier for a data penalty times factor: p stays, the scaled multiplier shrinks."""
         merged = self.shrink + (1 - self.shrink) / factor
         self.residual *= self.residual.real.dtype.type(merged)
         self.shrink = self.shrink / merged if self.epsilon > 0 else 0.0
-
-    def _shrink(self, norm):
-        return min(1.0, self.epsilon / norm) if norm > 0 else 1.0
-
-    def _size(self, dual_norm):
-        """|q|; where no constraint is active q is 0, and the rounding of eta D takes its place."""
-        rounding = float(np.finfo(self.problem.dtype).eps) * self.eta * math.sqrt(self.target_square)
-        return max(dual_norm, rounding, np.finfo(float).tiny)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ._fourier import RELAXATION
 from ._sparse import SparseTerm, resolve_transform
 from ._upper import BALANCE_BY, DATA_TOL_FACTOR, UpperLevel, field_threshold
 from ._validation import (
@@ -15,7 +16,7 @@ from ._validation import (
     check_threads,
 )
 from .fft import workspace
-from .lower import RELAXATION, images_like, intensity_range, problem_for, solve_lower
+from .lower import images_like, intensity_range, problem_for, solve_lower
 from .operators import MultiCoilFourier
 from .solution import Solution, stack
 from .targets import resolve_target

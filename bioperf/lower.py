@@ -7,7 +7,7 @@ import numpy as np
 
 from ._apg import solve_apg
 from ._coils import CoilProblem
-from ._fourier import FourierProblem
+from ._fourier import RELAXATION, FourierProblem
 from ._kkt import CHECK_EVERY, KKT_FACTOR, beyond_rounding, dual_value, rounding_floors
 from ._sparse import SparseTerm, resolve_transform
 from ._validation import (
@@ -26,7 +26,6 @@ from .solution import Solution, stack
 
 __all__ = ["solve_lower"]
 
-RELAXATION = 1.6
 # Penalty gamma / (image range) times this: within a few iterations of the best one on every problem tried.
 PENALTY_FACTOR = 30.0
 SPARSE_PENALTY_FACTOR = 30.0
@@ -341,8 +340,8 @@ def _admm(problem, y, model, tol, max_iter, x0, spread, penalty, change_tol, cal
         kernels.update_field_divergence(x, q, RELAXATION, theta, new_theta, isotropic, rhs, threads=threads)
         theta = new_theta
         if sparse:
-            if check:
-                sparse.analyse(x)
+            if check and not np.isnan(kkt):
+                sparse.analyse(x)  # the KKT residual took its place
             sparse.update(RELAXATION, rhs, sparse.penalty / penalty)
         if check and balance:
             # Both grow or fall with the penalty, the KKT residual with its square against the complementarity.

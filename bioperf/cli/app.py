@@ -124,6 +124,18 @@ Threads = Annotated[
     int | None, typer.Option("--threads", metavar="N", min=1, show_default="by size", help="At most this many threads.")
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with status 3 if not converged (the output is written).")]
+TvWeight = Annotated[
+    float | None,
+    typer.Option(
+        "--tv-weight", metavar="G", show_default="from the noise level", help="Weight of the total variation."
+    ),
+]
+Epsilon = Annotated[
+    float | None,
+    typer.Option(
+        "--epsilon", metavar="E", show_default="from the noise level", help="Radius of the data constraint, absolute."
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no tables.")]
 
 
@@ -158,21 +170,8 @@ def deblur(
         ),
     ] = None,
     target: Annotated[Target, typer.Option("--target", help="What the result is drawn to.")] = Target.nlm,
-    tv_weight: Annotated[
-        float | None,
-        typer.Option(
-            "--tv-weight", metavar="G", show_default="from the noise level", help="Weight of the total variation."
-        ),
-    ] = None,
-    epsilon: Annotated[
-        float | None,
-        typer.Option(
-            "--epsilon",
-            metavar="E",
-            show_default="from the noise level",
-            help="Radius of the data constraint, absolute.",
-        ),
-    ] = None,
+    tv_weight: TvWeight = None,
+    epsilon: Epsilon = None,
     kappa: Annotated[
         float | None,
         typer.Option("--kappa", metavar="K", show_default="0", help="Relative slack on the total variation."),
@@ -285,27 +284,14 @@ def mri(
     rounds: Annotated[
         int, typer.Option("--rounds", metavar="N", min=1, help="How often target and upper level are solved.")
     ] = 2,
-    tv_weight: Annotated[
-        float | None,
-        typer.Option(
-            "--tv-weight", metavar="G", show_default="from the noise level", help="Weight of the total variation."
-        ),
-    ] = None,
+    tv_weight: TvWeight = None,
     wavelet_weight: Annotated[
         float | None,
         typer.Option(
             "--wavelet-weight", metavar="W", show_default="from the noise level", help="Weight of the wavelets."
         ),
     ] = None,
-    epsilon: Annotated[
-        float | None,
-        typer.Option(
-            "--epsilon",
-            metavar="E",
-            show_default="from the noise level",
-            help="Radius of the data constraint, absolute.",
-        ),
-    ] = None,
+    epsilon: Epsilon = None,
     kappa: Annotated[
         float | None,
         typer.Option("--kappa", metavar="K", show_default="calibrated", help="Relative slack on the total variation."),

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ..io import InputError, check_writable, image_format, read_image, read_psf, write_image
+from .errors import located
 
 __all__ = ["deblur_file"]
 
@@ -30,7 +31,8 @@ def deblur_file(image_path, psf_path, output, *, figure, channel_axis, max_pixel
         with progress(quiet) as callback:
             solution = bioperf.deblur(image, psf, channel_axis=info.channel_axis, callback=callback, **options)
     except (ValueError, TypeError) as error:
-        raise _located(error, image_path, psf_path) from error
+        places = {name: f"--{name.replace('_', '-')}" for name in _OPTIONS} | {"y": image_path, "psf": psf_path}
+        raise located(error, places) from error
     write_image(output, solution.x, like=info)
     written = [output]
     if figure is not None:
@@ -59,13 +61,6 @@ def _check_outputs(output, figure, image, info):
         if image_format(figure) != "png":
             raise InputError(f"{figure}: the figure is drawn as PNG; end FIG in .png")
         check_writable(figure)
-
-
-def _located(error, image_path, psf_path):
-    """An argument's error under the name of the file or option that it came from; others as they are."""
-    places = {name: f"--{name.replace('_', '-')}" for name in _OPTIONS} | {"y": image_path, "psf": psf_path}
-    name, found, text = str(error).partition(":")
-    return InputError(f"{places[name]}:{text}") if found and name in places else error
 
 
 def _draw(path, image, solution, psf, info):

@@ -18,6 +18,7 @@ from ..io import (
 from ..io.nifti import is_nifti
 from ..io.npz import open_archive
 from ..io.reconstruction import _central
+from .errors import located
 
 __all__ = ["reconstruct_file"]
 
@@ -145,7 +146,7 @@ def reconstruct_file(
                 problem.kspace, problem.mask, maps=problem.maps, centred=problem.centred, callback=callback, **options
             )
     except (ValueError, TypeError) as error:
-        raise _located(error, problem.sources) from error
+        raise located(error, problem.sources) from error
     write_reconstruction(output, solution.x, raw, magnitude=magnitude, crop=crop, slice_index=slice_index)
     written = [output]
     if figure is not None:
@@ -200,7 +201,7 @@ def _check_calibration(problem, doubt):
             for index in np.ndindex(problem.batch_shape):
                 estimate_maps(problem.kspace[index], problem.mask, centred=problem.centred)
         except ValueError as error:
-            raise (InputError(doubt) if doubt else _located(error, problem.sources)) from error
+            raise (InputError(doubt) if doubt else located(error, problem.sources)) from error
 
 
 def _slice_to_draw(path, count, index):
@@ -284,12 +285,6 @@ def _doubtful_order(problem):
             f"{said[2:]}; save the mask in the order of k-space"
         )
     return None
-
-
-def _located(error, sources):
-    """An argument's error under the name of the file or option that it came from; others as they are."""
-    name, found, text = str(error).partition(":")
-    return InputError(f"{sources[name]}:{text}") if found and name in sources else error
 
 
 def _input_rows(raw, problem, solution):
