@@ -33,7 +33,8 @@ KERNELS = "bioperf/kernels"
 HEADERS = [
     f"{KERNELS}/{name}"
     for name in (
-        "rows.h", "rows_template.h", "planes_template.h", "wavelets.h", "wavelets_template.h", "_common.pxd",
+        "rows.h", "rows_template.h", "planes_template.h", "wavelets.h", "wavelets_template.h", "balls.h",
+        "balls_template.h", "_common.pxd",
     )
 ]  # fmt: skip
 
@@ -49,6 +50,6 @@ setup(
             depends=HEADERS,
             optional=not REQUIRED,
         )
-        for family in ("tv", "projections", "spectral", "coils", "team", "wavelets")
+        for family in ("tv", "projections", "spectral", "coils", "team", "wavelets", "balls")
     ]
 )

@@ -157,6 +157,8 @@ class Backend:
             "coil_images", "coil_combine", "coil_update", "coil_pull",
             "frame_forward", "frame_adjoint", "filter_bank_forward", "filter_bank_adjoint",
             "update_coefficients", "coefficient_status", "clip_coefficients",
+            "update_fields", "field_divergences", "measure_coefficients", "reflect_coefficients", "ball_thresholds",
+            "spectrum_step", "data_step", "coupled_multipliers",
         ):  # fmt: skip
             setattr(self, fused, getattr(module, fused))
 

@@ -1,5 +1,15 @@
 """The compiled CPU backend: one name per kernel, gathered from the extension modules."""
 
+from .balls import (
+    ball_thresholds,
+    coupled_multipliers,
+    data_step,
+    field_divergences,
+    measure_coefficients,
+    reflect_coefficients,
+    spectrum_step,
+    update_fields,
+)
 from .coils import coil_combine, coil_images, coil_pull, coil_update
 from .projections import (
     project_box,
@@ -37,13 +47,17 @@ from .wavelets import (
 NAME = "cython"
 
 __all__ = [
+    "ball_thresholds",
     "clip_coefficients",
     "coefficient_status",
     "coil_combine",
     "coil_images",
     "coil_pull",
     "coil_update",
+    "coupled_multipliers",
+    "data_step",
     "field_divergence",
+    "field_divergences",
     "field_status",
     "filter_bank_adjoint",
     "filter_bank_forward",
@@ -55,20 +69,24 @@ __all__ = [
     "haar_inverse",
     "lower_kkt",
     "lower_spectrum",
+    "measure_coefficients",
     "project_box",
     "project_l1_ball",
     "project_l2_ball",
     "project_l21_ball",
     "project_nonnegative",
     "rank_one_solve",
+    "reflect_coefficients",
     "run_tasks",
     "slack_update",
     "soft_threshold",
     "spectral_divide",
+    "spectrum_step",
     "sum_above",
     "update_coefficients",
     "update_field",
     "update_field_divergence",
+    "update_fields",
     "upper_dual",
     "upper_spectrum",
 ]

@@ -418,3 +418,157 @@ def coefficient_status(t, w, threshold, weights, threads=1):
         inner(t, t),
         float(np.abs(residual + c).max()),
     )
+
+
+# --- batched splits (mathematics.md 8) -----------------------------------------------------------------
+#
+# N images first; thresholds, dual_scales, weights and radii are float64 arrays of K problems, N / K neighbouring images
+# each.  ``magnitudes`` are those of the new fields (N, *spatial), of their components (N, d, *spatial) where TV is
+# anisotropic, or of the new coefficients.
+
+
+def _each(images, values):
+    return np.repeat(values, len(images) // len(values))
+
+
+def update_fields(x, q, magnitudes, relaxation, thresholds, dual_scales, isotropic, threads=1):
+    """``update_field`` image by image, keeping the magnitudes."""
+    for image, field, measured, threshold, scale in zip(
+        x, q, magnitudes, _each(x, thresholds), _each(x, dual_scales), strict=True
+    ):
+        update_field(image, field, relaxation, threshold, scale, isotropic, 0.0)
+        measured[...] = _magnitude(field, isotropic)
+
+
+def field_divergences(q, thresholds, weights, isotropic, out, threads=1):
+    """out <- weight grad^T(q - 2 clip(q, threshold)) image by image."""
+    for field, threshold, weight, image in zip(q, _each(q, thresholds), _each(q, weights), out, strict=True):
+        field_divergence(field, threshold, isotropic, weight, -2 * weight, image)
+
+
+def measure_coefficients(t, w, magnitudes, relaxation, thresholds, dual_scales, threads=1):
+    """w <- a t + (1-a)(w - c) + dual_scale c with c = clip(w, threshold), keeping |w|."""
+    for new, old, measured, threshold, scale in zip(
+        t, w, magnitudes, _each(t, thresholds), _each(t, dual_scales), strict=True
+    ):
+        c = _clip_modulus(old, threshold)
+        old[...] = relaxation * new + (1 - relaxation) * (old - c) + scale * c
+        measured[...] = np.abs(old)
+
+
+def reflect_coefficients(w, thresholds, weights, out, threads=1):
+    """out <- weight (w - 2 clip(w, threshold))."""
+    for old, threshold, weight, new in zip(w, _each(w, thresholds), _each(w, weights), out, strict=True):
+        new[...] = weight * (old - 2 * _clip_modulus(old, threshold))
+
+
+def ball_thresholds(magnitudes, radii, thresholds, threads=1):
+    """thresholds <- tau_k with the sum of max(m - tau_k, 0) equal to radii[k], 0 inside; what they hold is a start."""
+    for k, measured in enumerate(magnitudes.reshape(len(radii), -1)):
+        thresholds[k] = _threshold_by_sorting(measured, radii[k])
+
+
+def spectrum_step(r, linear, inverse, threads=1):
+    """r <- X = (linear + r) inverse.
+
+    r : (N, *spectrum), linear : (B, *spectrum) with B = 1 or N / K, inverse : (K, *spectrum).
+    """
+    each = len(r) // len(inverse)
+    for k, spectrum in enumerate(r):
+        spectrum[...] = (linear[k % len(linear)] + spectrum) * inverse[k // each]
+
+
+def data_step(
+    r, z, power, base, observed, gram, inverse, factor, penalty, curvature, relaxation, dual_scale, threads=1
+):
+    """The x-update and the data split's update of the subproblem, in place.
+
+    With s = 1 / (1 + curvature gram), z the split's field relative to ``observed`` and 0 where gram is:
+    r <- X = (r + base + penalty (observed + (2 s - 1) z)) inverse,
+    z <- a (X - observed) + ((1 - a) s + dual_scale (1 - s)) z and power <- factor |z|^2.
+    """
+    shrink = 1 / (1 + curvature * gram)
+    r[...] = (r + base + penalty * (observed + (2 * shrink - 1) * z)) * inverse
+    carry = (1 - relaxation) * shrink + dual_scale * (1 - shrink)
+    z[...] = np.where(gram > 0, relaxation * (r - observed) + carry * z, 0)
+    power[...] = factor * np.abs(z) ** 2
+
+
+def coupled_multipliers(
+    coefficients, fields, power, gram, penalties, sigma, rates, centres, weights, constant, alpha, start, threads=1
+):
+    """The subproblem's block of three multipliers and the violation t, by nested monotone roots (mathematics.md 8).
+
+    min over r, t >= 0 of alpha t + sum weights_i/2 (r_i - centres_i)^2 + the distance terms, with
+    sum power / (1 + mu_0/penalties_0 gram)^2 + constant + rates . r <= sigma_0 t and, for the magnitudes m of
+    the coefficients (i = 1) and of the fields (i = 2), sum max(m - mu_i/penalties_i, 0) - r_i <= sigma_i t.
+
+    ``start`` (mu_0, mu_1, mu_2, t) helps the compiled backends' Newton method; here it is not used.  Returns
+    whether it was solved and (mu_0, mu_1, mu_2, t).  The radii are
+    max(0, centres_i + (mu_i - mu_0 rates_i) / weights_i).
+    """
+    sorted_sums = []
+    for m in (coefficients, fields):
+        ordered = np.sort(m.ravel().astype(np.float64))[::-1]
+        sorted_sums.append((ordered, np.concatenate(([0.0], np.cumsum(ordered)))))
+    power = power.astype(np.float64)
+
+    def threshold(i, offset, slope):
+        """tau >= 0 with the sum of max(m - tau, 0) = offset + slope tau; 0 where the sum of m is below."""
+        m, sums = sorted_sums[i]
+        if sums[-1] <= offset:
+            return 0.0
+        if slope == 0 and offset <= 0:
+            return float(m[0])
+        count = np.arange(1, m.size + 1)
+        above = m * (count + slope) > sums[1:] - offset
+        k = m.size if above.all() else int(np.argmin(above))
+        return max(0.0, float((sums[k] - offset) / (k + slope)))
+
+    def multiplier(i, mu_0, t):
+        """mu_i and r_i for given mu_0 and t: r_i is either free or held at 0."""
+        penalty, room = penalties[i + 1], sigma[i + 1] * t
+        free = centres[i] - mu_0 * rates[i] / weights[i]
+        mu = penalty * threshold(i, room + free, penalty / weights[i])
+        if free + mu / weights[i] >= 0:
+            return mu, free + mu / weights[i]
+        return penalty * threshold(i, room, 0.0), 0.0
+
+    def data_row(mu_0, t):
+        solved = [multiplier(i, mu_0, t) for i in range(2)]
+        value = float(np.sum(power / (1 + mu_0 / penalties[0] * gram) ** 2)) + constant - sigma[0] * t
+        return value + sum(rate * r for rate, (_, r) in zip(rates, solved, strict=True)), solved
+
+    def at(t):
+        """mu for given t."""
+        top = alpha / sigma[0]
+        if data_row(0.0, t)[0] <= 0:
+            mu_0 = 0.0
+        elif data_row(top, t)[0] >= 0:
+            mu_0 = top
+        else:
+            mu_0 = _decreasing_root(lambda mu: data_row(mu, t)[0], 0.0, top)
+        return mu_0, *(mu for mu, _ in data_row(mu_0, t)[1])
+
+    def surplus(t):
+        # The data row does not hold at this t for any multiplier that alpha allows: t must grow.
+        if data_row(alpha / sigma[0], t)[0] > 0:
+            return alpha
+        return float(np.dot(sigma, at(t))) - alpha
+
+    if surplus(0.0) <= 0:
+        return True, (*at(0.0), 0.0)
+    upper = 1e-3
+    while surplus(upper) > 0:
+        upper *= 4
+        if not upper < 1e300:
+            return False, tuple(start)
+    t = _decreasing_root(surplus, 0.0, upper)
+    return True, (*at(t), t)
+
+
+def _decreasing_root(function, low, high):
+    """A root of a decreasing function with function(low) > 0 >= function(high)."""
+    from scipy.optimize import brentq
+
+    return float(brentq(function, low, high, xtol=1e-15 * high, rtol=4 * np.finfo(float).eps, maxiter=500))

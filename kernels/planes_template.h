@@ -80,6 +80,27 @@ PLANES(update_plane, NAME(update_rows),
         int isotropic, int sums, REAL trial, double *acc),
        g, x, i, q, relaxation, t, dual_scale, isotropic, sums, trial, acc)
 
+/* m: the magnitudes of the plane's pixels, or of its components one after the other, `stride` pixels apart */
+INLINE void NAME(update_measured_rows)(const int parts, const Grid *g, const REAL *x, ptrdiff_t i, REAL *const q[3],
+                                       REAL relaxation, REAL t, REAL dual_scale, int isotropic, REAL *m,
+                                       ptrdiff_t stride)
+{
+    const REAL *pixel, *next[3];
+    REAL tail[2 * TAIL];
+    ptrdiff_t at;
+    FOR_PARTS {
+        ptrdiff_t n = NAME(neighbours)(parts, g, x, i, j, part, &at, &pixel, next, tail);
+        for (int k = 0; k < (isotropic ? 1 : g->d); k++)
+            PICK(update_measured)(isotropic ? g->d : 1, n, pixel, next[k], next[1], next[2], q[k] + at, q[1] + at,
+                                  q[2] + at, relaxation, t, dual_scale, m + k * stride + at / parts);
+    }
+}
+
+PLANES(update_measured_plane, NAME(update_measured_rows),
+       (const Grid *g, const REAL *x, ptrdiff_t i, REAL *const q[3], REAL relaxation, REAL t, REAL dual_scale,
+        int isotropic, REAL *m, ptrdiff_t stride),
+       g, x, i, q, relaxation, t, dual_scale, isotropic, m, stride)
+
 INLINE void NAME(status_rows)(const int parts, const Grid *g, const REAL *x, ptrdiff_t i, REAL *const q[3], REAL t,
                               int isotropic, double *acc)
 {

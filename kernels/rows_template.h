@@ -258,6 +258,23 @@ ROWS(update_sums, NAME(update_body),
       REAL dual_scale, REAL trial, double *restrict acc),
      1, n, x, x0, x1, x2, q0, q1, q2, relaxation, t, dual_scale, trial, acc)
 
+/* The update, and the magnitudes of the new field. */
+INLINE void NAME(update_measured_body)(const int d, const int parts, ptrdiff_t n, const REAL *restrict x,
+                                       const REAL *restrict x0, const REAL *restrict x1, const REAL *restrict x2,
+                                       REAL *restrict q0, REAL *restrict q1, REAL *restrict q2, REAL relaxation,
+                                       REAL t, REAL dual_scale, REAL *restrict magnitudes)
+{
+    const REAL kept = 1 - relaxation, carried = dual_scale - kept;
+    SIMD() for (ptrdiff_t j = 0; j < n; j++)
+        magnitudes[j] = NAME(update_pixel)(d, parts, j, x, x0, x1, x2, q0, q1, q2, relaxation, t, kept, carried);
+}
+
+ROWS(update_measured, NAME(update_measured_body),
+     (int d, ptrdiff_t n, const REAL *restrict x, const REAL *restrict x0, const REAL *restrict x1,
+      const REAL *restrict x2, REAL *restrict q0, REAL *restrict q1, REAL *restrict q2, REAL relaxation, REAL t,
+      REAL dual_scale, REAL *restrict magnitudes),
+     n, x, x0, x1, x2, q0, q1, q2, relaxation, t, dual_scale, magnitudes)
+
 /* acc[0..4] += TV, <c, g>, |g - v|^2, |v|^2, |g|^2, acc[5] = max(acc[5], |g - v + c|) with g the gradient,
  * c = clip(q, t), v = q - c */
 INLINE void NAME(status_body)(const int d, const int parts, ptrdiff_t n, const REAL *restrict x,
