@@ -283,3 +283,69 @@ class UpdateCoefficients(_Kernel):
 
     def time_call(self, backend, dtype, size, weighting):
         self.call(*next(self.sets))
+
+
+class _Problems(_Kernel):
+    """Constrained models side by side, an image each."""
+
+    params = (*_Kernel.params, [1, 4])
+    param_names = (*_Kernel.param_names, "problems")
+
+    def setup(self, backend, dtype, size, problems):
+        self.problems = problems
+        super().setup(backend, dtype, size)
+
+    def time_call(self, backend, dtype, size, problems):
+        self.call(*next(self.sets))
+
+
+class UpdateFields(_Problems):
+    """The update of the isotropic fields, with their magnitudes."""
+
+    def make(self, seed):
+        x, q = self.field(seed, self.problems, *self.shape), self.field(seed, self.problems, 2, *self.shape)
+        return x, q, np.ones_like(x), np.linspace(0.3, 0.6, self.problems), np.ones(self.problems)
+
+    def call(self, x, q, magnitudes, thresholds, scales):
+        self.kernels.update_fields(x, q, magnitudes, 1.6, thresholds, scales, True, threads=THREADS)
+
+
+class BallThresholds(_Problems):
+    """Balls of half the norm; "warm" starts from the thresholds of the last call."""
+
+    params = (*_Problems.params, ["cold", "warm"])
+    param_names = (*_Problems.param_names, "start")
+
+    def setup(self, backend, dtype, size, problems, start):
+        super().setup(backend, dtype, size, problems)
+
+    def make(self, seed):
+        magnitudes = np.abs(self.field(seed, self.problems, *self.shape))
+        radii, thresholds = 0.5 * magnitudes.sum(axis=(1, 2), dtype=np.float64), np.zeros(self.problems)
+        self.kernels.ball_thresholds(magnitudes, radii, thresholds, threads=THREADS)
+        return magnitudes, radii, thresholds
+
+    def call(self, magnitudes, radii, thresholds):
+        self.kernels.ball_thresholds(magnitudes, radii, thresholds, threads=THREADS)
+
+    def time_call(self, backend, dtype, size, problems, start):
+        magnitudes, radii, thresholds = next(self.sets)
+        if start == "cold":
+            thresholds[...] = 0
+        self.call(magnitudes, radii, thresholds)
+
+
+class DataStep(_Kernel):
+    """The subproblem's x-update and its split of the data, in the Fourier domain."""
+
+    def make(self, seed):
+        spectra = [self.spectrum(seed + 1000 * k)[None] for k in range(4)]
+        self.gram = (np.random.default_rng(seed).random(spectra[0].shape[1:]) < 0.3).astype(self.real)
+        self.inverse, self.factor = 1 / (1 + self.gram), 0.5 * self.gram
+        return *spectra, np.empty_like(spectra[0]), np.ones(spectra[0].shape, self.real)
+
+    def call(self, r, z, base, observed, work, power):
+        work[...] = r  # updated in place: without the copy the input would drift away
+        self.kernels.data_step(
+            work, z, power, base, observed, self.gram, self.inverse, self.factor, 1.0, 1.0, 1.6, 1.0, threads=THREADS
+        )

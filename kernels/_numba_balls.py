@@ -268,20 +268,22 @@ def spectrum_step(r, linear, inverse, threads=1):
 @_parallel
 def _data_segments(r, z, power, base, observed, gram, inverse, factor, one, penalty, curvature, a, kept, dual_scale):
     images, n = r.shape
-    pieces = _pieces(n)
+    pieces, zero = _pieces(n), gram.dtype.type(0)
     for item in numba.prange(images * pieces):
         image = item // pieces
         start, stop = _bounds(item % pieces, n)
-        for m in range(start, stop):
-            y, split, zero = observed[image, m], z[image, m], one - one
-            s = one / (one + curvature * gram[m])
-            x = r[image, m] + base[image, m] + _times(penalty, y + _times(s + s - one, split))
-            x = _times(inverse[m], x)
-            on = one if gram[m] > 0 else zero
-            split = _times(a * on, x - y) + _times((kept * s + dual_scale * (one - s)) * on, split)
-            r[image, m] = x
-            z[image, m] = split
-            power[image, m] = factor[m] * _inner(split, split)
+        target, field, measured = r[image, start:stop], z[image, start:stop], power[image, start:stop]
+        pull, data = base[image, start:stop], observed[image, start:stop]
+        diagonal, scale, weight = gram[start:stop], inverse[start:stop], factor[start:stop]
+        for m in range(stop - start):
+            on = one if diagonal[m] > zero else zero
+            s = one / (one + curvature * diagonal[m])
+            x = target[m] + pull[m] + _times(penalty, data[m] + _times(s + s - one, field[m]))
+            x = _times(scale[m], x)
+            split = _times(a * on, x - data[m]) + _times((kept * s + dual_scale * (one - s)) * on, field[m])
+            target[m] = x
+            field[m] = split
+            measured[m] = weight[m] * _inner(split, split)
 
 
 def data_step(
@@ -384,6 +386,8 @@ def _newton(m1, m2, power, gram, rows, constant, alpha, tol, top, work, mu, t, v
     t = t if violated else 0.0
     for _ in range(MAX_STEPS):
         _linear_model(m1, m2, power, gram, rows, constant, mu, t, work, value, slope, scale, radius)
+        if not abs(value[0]) + abs(value[1]) + abs(value[2]) < np.inf:
+            return False, t
         jacobian[:] = 0
         error, total = 0.0, 0.0
         for i in range(3):

@@ -523,15 +523,25 @@ def coupled_multipliers(
         count = np.arange(1, m.size + 1)
         above = m * (count + slope) > sums[1:] - offset
         k = m.size if above.all() else int(np.argmin(above))
+        if k + slope == 0:  # an offset below the rounding of the largest magnitude
+            return float(m[0])
         return max(0.0, float((sums[k] - offset) / (k + slope)))
+
+    def excess(i, tau):
+        """The sum of max(m - tau, 0)."""
+        m, sums = sorted_sums[i]
+        k = int(np.count_nonzero(m > tau))
+        return float(sums[k] - k * tau)
 
     def multiplier(i, mu_0, t):
         """mu_i and r_i for given mu_0 and t: r_i is either free or held at 0."""
         penalty, room = penalties[i + 1], sigma[i + 1] * t
         free = centres[i] - mu_0 * rates[i] / weights[i]
-        mu = penalty * threshold(i, room + free, penalty / weights[i])
-        if free + mu / weights[i] >= 0:
-            return mu, free + mu / weights[i]
+        tau = threshold(i, room + free, penalty / weights[i])
+        # free + mu / weights[i], without its cancellation: the branch depends on the sign
+        r = excess(i, tau) - room if tau > 0 else free
+        if r > 0:
+            return penalty * tau, r
         return penalty * threshold(i, room, 0.0), 0.0
 
     def data_row(mu_0, t):

@@ -7,7 +7,7 @@ float64 arrays of K.  Sums are taken over segments in a fixed order whatever the
 
 cimport numpy as cnp
 from cython.parallel cimport prange
-from libc.math cimport fabs
+from libc.math cimport INFINITY, fabs
 from libc.stdlib cimport free, malloc
 
 from ._common cimport Grid, complex_type, grid_of, image_size, is_single, number_type, plane_size, pointer, ptrdiff_t, real, real_type, writable
@@ -457,6 +457,8 @@ cdef bint newton(Coupled *c, real *m1, real *m2, real *p, real *d, double tol, d
             value[0] += c.rate[i] * r[i]
             slope[0] -= c.rate[i] * c.rate[i] / c.weight[i]
             scale[0] += fabs(c.rate[i] * r[i])
+        if not fabs(value[0]) + fabs(value[1]) + fabs(value[2]) < INFINITY:
+            return False
         for i in range(3):
             # would the constraint hold at multiplier 0, by the linear model?
             active[i] = value[i] - slope[i] * mu[i] > 0

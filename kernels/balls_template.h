@@ -76,7 +76,7 @@ ROW NAME(spectrum_step)(ptrdiff_t n, REAL *restrict r, const REAL *restrict line
 
 /* With s = 1 / (1 + curvature gram):
  * r <- X = (r + base + penalty (observed + (2 s - 1) z)) inverse, then where gram > 0
- * z <- relaxation (X - observed) + ((1 - relaxation) s + dual_scale (1 - s)) z and power = factor gram |z|^2 */
+ * z <- relaxation (X - observed) + ((1 - relaxation) s + dual_scale (1 - s)) z, power = factor |z|^2 */
 ROW NAME(data_step)(ptrdiff_t n, REAL *restrict r, REAL *restrict z, REAL *restrict power, const REAL *restrict base,
                     const REAL *restrict observed, const REAL *restrict gram, const REAL *restrict inverse,
                     const REAL *restrict factor, REAL penalty, REAL curvature, REAL relaxation, REAL dual_scale)
