@@ -15,13 +15,17 @@ from pathlib import Path
 __version__ = "0.1.0"
 
 _HOME = {
+    "BIORelaxation": "selection",
     "BilevelProblem": "bilevel",
     "Blur": "operators",
     "DCT": "transforms",
     "DivergenceError": "solution",
     "MaskedFourier": "operators",
     "MultiCoilFourier": "operators",
+    "Selection": "selection",
     "Solution": "solution",
+    "TVWavelet": "selection",
+    "TVWeight": "selection",
     "UndecimatedWavelet": "transforms",
     "Wavelet": "transforms",
     "as_linear_operator": "operators",
@@ -33,12 +37,13 @@ _HOME = {
     "psnr": "metrics",
     "reconstruct_mri": "mri",
     "rlne": "metrics",
+    "select_hyperparameters": "selection",
     "solve_bilevel": "bilevel",
     "solve_bio": "bio",
     "solve_lower": "lower",
     "ssim": "metrics",
 }
-_MODULES = ("coils", "fft", "functions", "kernels", "masks", "metrics", "targets", "transforms")
+_MODULES = ("coils", "fft", "functions", "kernels", "masks", "metrics", "selection", "targets", "transforms")
 
 __all__ = ["__version__", *_HOME, *_MODULES]
 

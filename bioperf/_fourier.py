@@ -23,7 +23,8 @@ class Problem:
         self.real_dtype = np.empty(0, dtype).real.dtype
         self.pixels = math.prod(A.shape)
         elements = self.pixels * (2 if self.dtype.kind == "c" else 1)
-        self.threads = threads_for(elements, threads or available_threads())
+        self.allowed = threads or available_threads()
+        self.threads = threads_for(elements, self.allowed)
         self.kernels = get_backend()
         self.fft = plan_fft(A.shape, dtype, threads=self.threads)
         self.scale = self.fft.scale

@@ -1,0 +1,23 @@
+"""Hyper-parameters chosen by bilevel programming (BF-DCA) and by searches, judged by one criterion on one lower level.
+
+>>> problem = bioperf.TVWavelet(bioperf.MaskedFourier(mask), kspace)
+>>> selection = bioperf.select_hyperparameters(problem)
+>>> selection.weights
+"""
+
+from .criteria import Split, split_samples
+from .problems import TVWavelet
+from .relaxation import BIORelaxation, TVWeight
+from .result import Selection, Trial
+from .select import select_hyperparameters
+
+__all__ = [
+    "BIORelaxation",
+    "Selection",
+    "Split",
+    "TVWavelet",
+    "TVWeight",
+    "Trial",
+    "select_hyperparameters",
+    "split_samples",
+]

@@ -1,0 +1,213 @@
+"""One call for every way to choose hyper-parameters."""
+
+import math
+import warnings
+
+import numpy as np
+
+from .._validation import check_callback, check_choice, check_count, check_threads
+from ..lower import problem_for
+from . import baselines, bfdca, hypergradient, searches
+from .constrained import threads_of
+from .problems import TVWavelet, check_radii
+from .relaxation import BIORelaxation, TVWeight
+from .result import Recorder, Selection
+
+__all__ = ["select_hyperparameters"]
+
+DESCENTS = {
+    "bf-dca": bfdca.safeguarded,
+    "bf-dca-faithful": bfdca.faithful,
+    "hypergradient": hypergradient.descend,
+}
+SEARCHES = ("grid", "random", "tpe")
+BASELINES = ("discrepancy", "sure")
+METHODS = (*DESCENTS, *SEARCHES, *BASELINES)
+
+
+def select_hyperparameters(
+    problem,
+    *,
+    method="bf-dca",
+    criterion="holdout",
+    trials=100,
+    seed=0,
+    noise_std=None,
+    start=None,
+    box=None,
+    fractions=(0.70, 0.15, 0.15),
+    calibration=4,
+    batched=False,
+    study=None,
+    storage=None,
+    study_name=None,
+    sampler=None,
+    pruner=None,
+    n_jobs=1,
+    callback=None,
+    threads=None,
+    **options,
+):
+    """Choose the hyper-parameters of a model by bilevel programming, or by a search.
+
+    min over parameters of F(x) subject to x solving the lower level for them, with F the ``criterion``.
+
+    Parameters
+    ----------
+    problem : TVWavelet, TVWeight or BIORelaxation
+        The model, its data and, if there are, the true images.
+    method : str
+        For a ``TVWavelet``: "bf-dca" (algorithm B of mathematics.md 8: BF-DCA safeguarded by the criterion itself),
+        "bf-dca-faithful" (algorithm A: as published) and "hypergradient".  For every problem: "grid", "random" and
+        "tpe" (Optuna).  Where the noise level is known: "discrepancy" and "sure", for ``TVWeight`` and ``TVWavelet``;
+        both use all data and no ``criterion``.
+    criterion : {"holdout", "supervised", "training"}
+        Held-out k-space samples, the distance to the reference images, or the misfit of the training data
+        themselves, the paper's single-image setting, which every large enough radius minimises (a warning says so).
+    trials : int
+        Evaluations of a search; a grid rounds up to equal numbers an axis.
+    seed : int
+        Of the split of the samples and of the searches: the same arguments give the same result, bit for bit, on any
+        number of threads (except for "tpe" with ``n_jobs`` > 1, where the order of the trials is left to chance).
+    noise_std : float, optional
+        Standard deviation of the noise, for "discrepancy" and "sure" (their conventions: ``baselines``).
+    start : sequence of floats, optional
+        Where a descent begins; by default half the norms of the zero-filled images.
+    box : array (k, 2) or dict of str -> (low, high), optional
+        What a search covers, on a logarithmic scale; by default the problem's own.
+    fractions, calibration
+        Of the split of the samples: ``split_samples``.
+    batched : bool
+        For "grid" and "random": whether to solve all trials side by side.
+    study, storage, study_name, sampler, pruner, n_jobs
+        For "tpe": Optuna's; with ``storage`` and ``study_name`` a killed search resumes.
+    callback : callable, optional
+        Called with each row of the history as a dict; returning True ends the search there.
+    threads : int, optional
+        At most so many.
+    **options
+        Passed to the method: ``bfdca.safeguarded``, ``bfdca.faithful``, ``hypergradient.descend``, ``searches`` or
+        ``baselines``.
+
+    Returns
+    -------
+    Selection
+        ``weights`` carry over to new data (``Selection.apply``), radii do not.  After "holdout" the ``x`` is the lower
+        level's solution from the training samples at the selected radii; ``apply`` uses all samples.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For unusable input, naming the argument.
+    ImportError
+        For "tpe" without Optuna.
+
+    Examples
+    --------
+    >>> problem = bioperf.TVWavelet(bioperf.MaskedFourier(mask), kspace)
+    >>> selection = bioperf.select_hyperparameters(problem)
+    >>> x = selection.apply(problem.A, problem.y).x
+    """
+    check_choice("method", method, METHODS)
+    check_callback(callback)
+    threads = check_threads(threads)
+    seed = check_count("seed", seed, 0)
+    trials = check_count("trials", trials)
+    if not callable(getattr(problem, "evaluator", None)):
+        raise TypeError(f"problem: expected TVWavelet, TVWeight or BIORelaxation, got {repr(problem)[:80]}")
+    if method in DESCENTS and not isinstance(problem, TVWavelet):
+        raise TypeError(f"method: {method!r} is for TVWavelet, not {type(problem).__name__}; take one of {SEARCHES}")
+    if method in BASELINES and not isinstance(problem, TVWavelet | TVWeight):
+        raise TypeError(f"method: {method!r} is for TVWeight and TVWavelet; take one of {SEARCHES}")
+    study_options = {"study": study, "storage": storage, "study_name": study_name, "sampler": sampler, "pruner": pruner}
+    n_jobs = check_count("n_jobs", n_jobs)
+    unused = {"batched": batched or None, "start": start, "n_jobs": None if n_jobs == 1 else n_jobs}
+    _check_unused(method, study_options | unused)
+
+    recorder = Recorder(problem.names, callback=callback)
+    if method in BASELINES:
+        if noise_std is None:
+            raise ValueError(f"noise_std: method={method!r} needs the noise level; see bioperf.estimate_noise")
+        if method == "sure":
+            options = {"seed": seed, **options}
+        run = getattr(baselines, method)
+        best, status = run(problem, recorder, noise_std=noise_std, box=box, threads=threads, **options)
+        return _selection(problem, method, method, recorder, best, status, status.startswith("converged"), threads)
+
+    evaluator = problem.evaluator(
+        criterion, seed=seed, fractions=fractions, calibration=calibration, threads=threads
+    )  # fmt: skip
+    if criterion == "training":
+        warnings.warn(
+            "criterion='training' judges by the data that the lower level fits: F(r) = v(r) does not increase with the "
+            "radii, so every radii beyond those of the zero-filled images are optimal and the selection is decided by "
+            "start, alpha and stopping rule; take 'holdout', or 'supervised' with a reference",
+            UserWarning,
+            stacklevel=2,
+        )
+    if method in DESCENTS:
+        if start is not None:
+            start = check_radii(start)
+            if not start.all():
+                raise ValueError("start: the radii to begin at must be > 0")
+        best, status, converged = DESCENTS[method](evaluator, recorder, start=start, **options)
+    elif method == "tpe":
+        status = searches.tpe(
+            evaluator, recorder, trials=trials, box=box, seed=seed, n_jobs=n_jobs, **study_options, **options
+        )
+    elif method == "random":
+        status = searches.random(
+            evaluator, recorder, trials=trials, box=box, seed=seed, batched=batched, threads=threads, **options
+        )
+    else:
+        status = searches.grid(evaluator, recorder, trials=trials, box=box, batched=batched, threads=threads, **options)
+    if method in SEARCHES:
+        best, converged = recorder.best, status.startswith("completed")
+    if best is None:
+        raise ValueError(
+            f"problem: no trial of method={method!r} can be selected ({status}): each fits the data exactly, with all "
+            "weights 0, or was pruned; move start or box to smaller values"
+        )
+    return _selection(problem, method, criterion, recorder, best, status, converged, threads)
+
+
+def _check_unused(method, arguments):
+    """ValueError for an argument that the method does not have."""
+    owners = {"batched": ("grid", "random"), "start": tuple(DESCENTS)}
+    for name, value in arguments.items():
+        owner = owners.get(name, ("tpe",))
+        if value is not None and method not in owner:
+            raise ValueError(f"{name}: is for method {' or '.join(map(repr, owner))}, not {method!r}")
+
+
+def _selection(problem, method, criterion, recorder, best, status, converged, threads):
+    bio = isinstance(problem, BIORelaxation)
+    details = {"bio": problem.bio_arguments} if bio else {"isotropic": problem.isotropic}
+    if isinstance(problem, TVWavelet):
+        details["wavelet"] = problem.wavelet
+    return Selection(
+        method=method,
+        criterion=criterion,
+        weights=dict(best.weights),
+        radii=np.array(best.values) if isinstance(problem, TVWavelet) else None,
+        values=dict(zip(recorder.names, map(float, best.values), strict=True)),
+        x=best.x,
+        best_criterion=float(best.criterion),
+        metrics=dict(best.metrics),
+        history=recorder.history(),
+        lower_solves=recorder.lower_solves,
+        iterations=recorder.iterations,
+        seconds=recorder.seconds,
+        status=status,
+        converged=bool(converged),
+        details=details,
+        **_what_ran(problem, threads),
+    )
+
+
+def _what_ran(problem, threads):
+    shared = problem_for(problem.A, problem.A.image_dtype(problem.y), threads)
+    ran = shared.what_ran()
+    if isinstance(problem, TVWavelet):
+        ran["threads"] = threads_of(shared, max(1, math.prod(problem.batch_shape)))
+    return ran
