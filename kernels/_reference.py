@@ -507,6 +507,8 @@ def coupled_multipliers(
     whether it was solved and (mu_0, mu_1, mu_2, t).  The radii are
     max(0, centres_i + (mu_i - mu_0 rates_i) / weights_i).
     """
+    if not np.isfinite([constant, *centres, power.sum(), coefficients.sum(), fields.sum()]).all():
+        return False, tuple(start)
     sorted_sums = []
     for m in (coefficients, fields):
         ordered = np.sort(m.ravel().astype(np.float64))[::-1]

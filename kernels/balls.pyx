@@ -105,10 +105,11 @@ def update_fields(x, q, magnitudes, double relaxation, thresholds, dual_scales, 
     cdef void *m = writable(magnitudes, real_of(t), n * (1 if isotropic else g.d))
     cdef double *bounds = numbers(thresholds, problems)
     cdef double *scales = numbers(dual_scales, problems)
-    if is_single(t):
-        run_fields[float](g, images, each, <float *>a, <float *>b, <float *>m, relaxation, bounds, scales, isotropic, threads)
-    else:
-        run_fields[double](g, images, each, <double *>a, <double *>b, <double *>m, relaxation, bounds, scales, isotropic, threads)
+    with nogil:
+        if is_single(t):
+            run_fields[float](g, images, each, <float *>a, <float *>b, <float *>m, relaxation, bounds, scales, isotropic, threads)
+        else:
+            run_fields[double](g, images, each, <double *>a, <double *>b, <double *>m, relaxation, bounds, scales, isotropic, threads)
 
 
 cdef void run_divergences(Grid g, ptrdiff_t images, ptrdiff_t each, int blocks, real *q, double *thresholds,
@@ -143,10 +144,11 @@ def field_divergences(q, thresholds, weights, bint isotropic, out, int threads=1
     work = malloc(images * blocks * (2 * g.d + 1) * plane_size(&g) * (4 if is_single(t) else 8))
     if work == NULL:
         raise MemoryError
-    if is_single(t):
-        run_divergences[float](g, images, each, blocks, <float *>a, bounds, factors, isotropic, <float *>b, <float *>work, threads)
-    else:
-        run_divergences[double](g, images, each, blocks, <double *>a, bounds, factors, isotropic, <double *>b, <double *>work, threads)
+    with nogil:
+        if is_single(t):
+            run_divergences[float](g, images, each, blocks, <float *>a, bounds, factors, isotropic, <float *>b, <float *>work, threads)
+        else:
+            run_divergences[double](g, images, each, blocks, <double *>a, bounds, factors, isotropic, <double *>b, <double *>work, threads)
     free(work)
 
 
@@ -176,12 +178,13 @@ def measure_coefficients(t, w, magnitudes, double relaxation, thresholds, dual_s
     cdef double *scales = numbers(dual_scales, problems)
     if a == b:
         raise ValueError("w must be an array of its own")
-    if is_single(typenum):
-        run_coefficients[float](parts_of(typenum), images, each, n // images, <float *>a, <float *>b, <float *>m,
-                                relaxation, bounds, scales, threads)
-    else:
-        run_coefficients[double](parts_of(typenum), images, each, n // images, <double *>a, <double *>b, <double *>m,
-                                 relaxation, bounds, scales, threads)
+    with nogil:
+        if is_single(typenum):
+            run_coefficients[float](parts_of(typenum), images, each, n // images, <float *>a, <float *>b, <float *>m,
+                                    relaxation, bounds, scales, threads)
+        else:
+            run_coefficients[double](parts_of(typenum), images, each, n // images, <double *>a, <double *>b, <double *>m,
+                                     relaxation, bounds, scales, threads)
 
 
 cdef void run_reflections(int parts, ptrdiff_t images, ptrdiff_t each, ptrdiff_t n, real *w, double *thresholds,
@@ -207,10 +210,11 @@ def reflect_coefficients(w, thresholds, weights, out, int threads=1):
     cdef double *factors = numbers(weights, problems)
     if a == b:
         raise ValueError("out must be an array of its own")
-    if is_single(typenum):
-        run_reflections[float](parts_of(typenum), images, each, n // images, <float *>a, bounds, factors, <float *>b, threads)
-    else:
-        run_reflections[double](parts_of(typenum), images, each, n // images, <double *>a, bounds, factors, <double *>b, threads)
+    with nogil:
+        if is_single(typenum):
+            run_reflections[float](parts_of(typenum), images, each, n // images, <float *>a, bounds, factors, <float *>b, threads)
+        else:
+            run_reflections[double](parts_of(typenum), images, each, n // images, <double *>a, bounds, factors, <double *>b, threads)
 
 
 # --- thresholds of l1 and l21 balls ---------------------------------------------------------
@@ -284,10 +288,11 @@ def ball_thresholds(magnitudes, radii, thresholds, int threads=1):
     cdef double *partial = <double *>malloc(2 * problems * segments(each) * sizeof(double))
     if partial == NULL:
         raise MemoryError
-    if is_single(t):
-        run_thresholds[float](problems, each, <float *>m, limits, found, partial, threads)
-    else:
-        run_thresholds[double](problems, each, <double *>m, limits, found, partial, threads)
+    with nogil:
+        if is_single(t):
+            run_thresholds[float](problems, each, <float *>m, limits, found, partial, threads)
+        else:
+            run_thresholds[double](problems, each, <double *>m, limits, found, partial, threads)
     free(partial)
 
 
@@ -317,10 +322,11 @@ def spectrum_step(r, linear, inverse, int threads=1):
     cdef void *a = writable(r, t, images * n)
     cdef void *b = pointer(linear, t, shared * n)
     cdef void *c = pointer(inverse, real_of(t), problems * n)
-    if is_single(t):
-        run_spectra[float](images, each, shared, n, <float *>a, <float *>b, <float *>c, threads)
-    else:
-        run_spectra[double](images, each, shared, n, <double *>a, <double *>b, <double *>c, threads)
+    with nogil:
+        if is_single(t):
+            run_spectra[float](images, each, shared, n, <float *>a, <float *>b, <float *>c, threads)
+        else:
+            run_spectra[double](images, each, shared, n, <double *>a, <double *>b, <double *>c, threads)
 
 
 cdef void run_data(ptrdiff_t images, ptrdiff_t n, real *r, real *z, real *power, real *base, real *observed, real *gram,
@@ -354,14 +360,15 @@ def data_step(r, z, power, base, observed, gram, inverse, factor, double penalty
     diagonals[0] = writable(power, u, whole)
     for k, a in enumerate((gram, inverse, factor)):
         diagonals[k + 1] = pointer(a, u, n)
-    if is_single(t):
-        run_data[float](images, n, <float *>spectra[0], <float *>spectra[1], <float *>diagonals[0], <float *>spectra[2],
-                        <float *>spectra[3], <float *>diagonals[1], <float *>diagonals[2], <float *>diagonals[3],
-                        penalty, curvature, relaxation, dual_scale, threads)
-    else:
-        run_data[double](images, n, <double *>spectra[0], <double *>spectra[1], <double *>diagonals[0], <double *>spectra[2],
-                         <double *>spectra[3], <double *>diagonals[1], <double *>diagonals[2], <double *>diagonals[3],
-                         penalty, curvature, relaxation, dual_scale, threads)
+    with nogil:
+        if is_single(t):
+            run_data[float](images, n, <float *>spectra[0], <float *>spectra[1], <float *>diagonals[0], <float *>spectra[2],
+                            <float *>spectra[3], <float *>diagonals[1], <float *>diagonals[2], <float *>diagonals[3],
+                            penalty, curvature, relaxation, dual_scale, threads)
+        else:
+            run_data[double](images, n, <double *>spectra[0], <double *>spectra[1], <double *>diagonals[0], <double *>spectra[2],
+                             <double *>spectra[3], <double *>diagonals[1], <double *>diagonals[2], <double *>diagonals[3],
+                             penalty, curvature, relaxation, dual_scale, threads)
 
 
 # --- the three multipliers of the subproblem ------------------------------------------------
@@ -554,9 +561,10 @@ def coupled_multipliers(coefficients, fields, power, gram, penalties, sigma, rat
     partial = <double *>malloc(2 * (segments(c.count[1]) + segments(c.count[2]) + c.images * segments(c.count[0])) * sizeof(double))
     if partial == NULL:
         raise MemoryError
-    if is_single(t):
-        done = run_coupled[float](&c, <float *>m1, <float *>m2, <float *>p, <float *>d, partial, mu, &slack)
-    else:
-        done = run_coupled[double](&c, <double *>m1, <double *>m2, <double *>p, <double *>d, partial, mu, &slack)
+    with nogil:
+        if is_single(t):
+            done = run_coupled[float](&c, <float *>m1, <float *>m2, <float *>p, <float *>d, partial, mu, &slack)
+        else:
+            done = run_coupled[double](&c, <double *>m1, <double *>m2, <double *>p, <double *>d, partial, mu, &slack)
     free(partial)
     return done, (mu[0], mu[1], mu[2], slack)

@@ -95,10 +95,11 @@ def gradient(x, int ndim, out, int threads=1):
     cdef Py_ssize_t n = x.size, batch = n // (g.n0 * g.n1 * g.n2)
     cdef void *a = pointer(x, t, n)
     cdef void *b = writable(out, t, n * ndim)
-    if is_single(t):
-        run_gradient[float](g, <float *>a, <float *>b, batch, 0, threads)
-    else:
-        run_gradient[double](g, <double *>a, <double *>b, batch, 0, threads)
+    with nogil:
+        if is_single(t):
+            run_gradient[float](g, <float *>a, <float *>b, batch, 0, threads)
+        else:
+            run_gradient[double](g, <double *>a, <double *>b, batch, 0, threads)
 
 
 def gradient_adjoint(p, int ndim, out, int threads=1):
@@ -107,10 +108,11 @@ def gradient_adjoint(p, int ndim, out, int threads=1):
     cdef Py_ssize_t n = out.size, batch = n // (g.n0 * g.n1 * g.n2)
     cdef void *a = writable(out, t, n)
     cdef void *b = pointer(p, t, n * ndim)
-    if is_single(t):
-        run_gradient[float](g, <float *>a, <float *>b, batch, 1, threads)
-    else:
-        run_gradient[double](g, <double *>a, <double *>b, batch, 1, threads)
+    with nogil:
+        if is_single(t):
+            run_gradient[float](g, <float *>a, <float *>b, batch, 1, threads)
+        else:
+            run_gradient[double](g, <double *>a, <double *>b, batch, 1, threads)
 
 
 # --- one-field updates ----------------------------------------------------------------------
@@ -141,10 +143,11 @@ def update_field(x, q, double relaxation, double threshold, double dual_scale, b
     cdef void *a = pointer(x, t, n)
     cdef void *b = writable(q, t, n * g.d)
     cdef double *partial = new_sums(3 * g.n0)
-    if is_single(t):
-        run_update[float](g, <float *>a, <float *>b, relaxation, threshold, dual_scale, isotropic, trial, partial, threads)
-    else:
-        run_update[double](g, <double *>a, <double *>b, relaxation, threshold, dual_scale, isotropic, trial, partial, threads)
+    with nogil:
+        if is_single(t):
+            run_update[float](g, <float *>a, <float *>b, relaxation, threshold, dual_scale, isotropic, trial, partial, threads)
+        else:
+            run_update[double](g, <double *>a, <double *>b, relaxation, threshold, dual_scale, isotropic, trial, partial, threads)
     sums = totals(partial, g.n0, 3)
     free(partial)
     return sums
@@ -171,10 +174,11 @@ def sum_above(q, double threshold, bint isotropic, int threads=1):
     cdef Grid g = grid_of(q, q.ndim - 1)
     cdef void *a = pointer(q, t, g.d * g.n0 * g.n1 * g.n2)
     cdef double *partial = new_sums(2 * g.n0)
-    if is_single(t):
-        run_above[float](g, <float *>a, threshold, isotropic, partial, threads)
-    else:
-        run_above[double](g, <double *>a, threshold, isotropic, partial, threads)
+    with nogil:
+        if is_single(t):
+            run_above[float](g, <float *>a, threshold, isotropic, partial, threads)
+        else:
+            run_above[double](g, <double *>a, threshold, isotropic, partial, threads)
     sums = totals(partial, g.n0, 2)
     free(partial)
     return sums
@@ -201,10 +205,11 @@ def field_divergence(q, double threshold, bint isotropic, double field_weight, d
     cdef void *work
     blocks = min(threads, g.n0)
     work = new_work(&g, blocks, t)
-    if is_single(t):
-        run_divergence[float](g, <float *>a, threshold, isotropic, field_weight, clip_weight, <float *>b, <float *>work, blocks)
-    else:
-        run_divergence[double](g, <double *>a, threshold, isotropic, field_weight, clip_weight, <double *>b, <double *>work, blocks)
+    with nogil:
+        if is_single(t):
+            run_divergence[float](g, <float *>a, threshold, isotropic, field_weight, clip_weight, <float *>b, <float *>work, blocks)
+        else:
+            run_divergence[double](g, <double *>a, threshold, isotropic, field_weight, clip_weight, <double *>b, <double *>work, blocks)
     free(work)
 
 
@@ -240,12 +245,13 @@ def update_field_divergence(x, q, double relaxation, double threshold, double ne
         raise ValueError("out must not be x: the stencil still reads it")
     blocks = min(threads, g.n0)
     work = new_work(&g, blocks, t)
-    if is_single(t):
-        run_update_divergence[float](g, <float *>a, <float *>b, relaxation, threshold, new_threshold,
-                                     isotropic, <float *>c, <float *>work, blocks)
-    else:
-        run_update_divergence[double](g, <double *>a, <double *>b, relaxation, threshold, new_threshold,
-                                      isotropic, <double *>c, <double *>work, blocks)
+    with nogil:
+        if is_single(t):
+            run_update_divergence[float](g, <float *>a, <float *>b, relaxation, threshold, new_threshold,
+                                         isotropic, <float *>c, <float *>work, blocks)
+        else:
+            run_update_divergence[double](g, <double *>a, <double *>b, relaxation, threshold, new_threshold,
+                                          isotropic, <double *>c, <double *>work, blocks)
     free(work)
 
 
@@ -274,10 +280,11 @@ def field_status(x, q, double threshold, bint isotropic, int threads=1):
     cdef void *a = pointer(x, t, n)
     cdef void *b = pointer(q, t, n * g.d)
     cdef double *partial = new_sums(6 * g.n0)
-    if is_single(t):
-        run_status[float](g, <float *>a, <float *>b, threshold, isotropic, partial, threads)
-    else:
-        run_status[double](g, <double *>a, <double *>b, threshold, isotropic, partial, threads)
+    with nogil:
+        if is_single(t):
+            run_status[float](g, <float *>a, <float *>b, threshold, isotropic, partial, threads)
+        else:
+            run_status[double](g, <double *>a, <double *>b, threshold, isotropic, partial, threads)
     sums = totals(partial, g.n0, 6)
     for i in range(g.n0):
         largest = max(largest, partial[6 * i + 5])
@@ -344,10 +351,11 @@ def slack_update(x, s1, s2, c, l1, l2, double shift, double penalty, double prox
     if arrays[5] == NULL:
         free(partial)
         raise MemoryError
-    if t == cnp.NPY_FLOAT32:
-        run_slack[float](g, <float *>a, arrays, shift, penalty, proximal, <float *>b, partial, threads)
-    else:
-        run_slack[double](g, <double *>a, arrays, shift, penalty, proximal, <double *>b, partial, threads)
+    with nogil:
+        if t == cnp.NPY_FLOAT32:
+            run_slack[float](g, <float *>a, arrays, shift, penalty, proximal, <float *>b, partial, threads)
+        else:
+            run_slack[double](g, <double *>a, arrays, shift, penalty, proximal, <double *>b, partial, threads)
     sums = totals(partial, g.n0, 2)
     free(partial)
     free(arrays[5])

@@ -93,10 +93,11 @@ cdef apply_haar(Direction direction, x, int level, int ndim, out, int threads):
     if not 1 <= level <= MAX_LEVEL or not divisible(&g, level):
         raise ValueError(f"level {level} needs sizes divisible by 2**level, got shape {x.shape}")
     memory = new_work(threads * work_size, t, &work)
-    if is_single(t):
-        run_haar[float](direction, g, level, batch, <float *>source, <float *>target, <float *>work, work_size, threads)
-    else:
-        run_haar[double](direction, g, level, batch, <double *>source, <double *>target, <double *>work, work_size, threads)
+    with nogil:
+        if is_single(t):
+            run_haar[float](direction, g, level, batch, <float *>source, <float *>target, <float *>work, work_size, threads)
+        else:
+            run_haar[double](direction, g, level, batch, <double *>source, <double *>target, <double *>work, work_size, threads)
     free(memory)
 
 
@@ -155,10 +156,11 @@ cdef apply_frame(Direction direction, x, int level, int ndim, c, int threads):
         bands = pointer(c, t, n * (((1 << ndim) - 1) * level + 1))
     work_size = frame_work(&g, level)
     memory = new_work(threads * work_size, t, &work)
-    if is_single(t):
-        run_frame[float](direction, g, level, batch, <float *>image, <float *>bands, <float *>work, work_size, threads)
-    else:
-        run_frame[double](direction, g, level, batch, <double *>image, <double *>bands, <double *>work, work_size, threads)
+    with nogil:
+        if is_single(t):
+            run_frame[float](direction, g, level, batch, <float *>image, <float *>bands, <float *>work, work_size, threads)
+        else:
+            run_frame[double](direction, g, level, batch, <double *>image, <double *>bands, <double *>work, work_size, threads)
     free(memory)
 
 
@@ -234,12 +236,13 @@ cdef apply_filters(Direction direction, x, filters, int level, int ndim, c, int 
     work_size = filter_work(&g, taps, level)
     spare_size = aligned(batch * image_size(&g)) if level > 1 else 0
     memory = new_work(spare_size + threads * work_size, t, &spare)
-    if is_single(t):
-        run_filters[float](direction, taps, values, g, level, batch, <float *>image, <float *>coefficients,
-                           <float *>spare, <float *>spare + spare_size, work_size, threads)
-    else:
-        run_filters[double](direction, taps, values, g, level, batch, <double *>image, <double *>coefficients,
-                            <double *>spare, <double *>spare + spare_size, work_size, threads)
+    with nogil:
+        if is_single(t):
+            run_filters[float](direction, taps, values, g, level, batch, <float *>image, <float *>coefficients,
+                               <float *>spare, <float *>spare + spare_size, work_size, threads)
+        else:
+            run_filters[double](direction, taps, values, g, level, batch, <double *>image, <double *>coefficients,
+                                <double *>spare, <double *>spare + spare_size, work_size, threads)
     free(memory)
 
 
@@ -301,12 +304,13 @@ def update_coefficients(t, w, double relaxation, double threshold, double new_th
     cdef void *factors = weights_of(weights, typenum, n)
     if b == a or b == c:
         raise ValueError("w must be an array of its own")
-    if is_single(typenum):
-        run_update[float](parts, n, <float *>a, <float *>b, relaxation, threshold, new_threshold, dual_scale,
-                          <float *>factors, <float *>c, threads)
-    else:
-        run_update[double](parts, n, <double *>a, <double *>b, relaxation, threshold, new_threshold, dual_scale,
-                           <double *>factors, <double *>c, threads)
+    with nogil:
+        if is_single(typenum):
+            run_update[float](parts, n, <float *>a, <float *>b, relaxation, threshold, new_threshold, dual_scale,
+                              <float *>factors, <float *>c, threads)
+        else:
+            run_update[double](parts, n, <double *>a, <double *>b, relaxation, threshold, new_threshold, dual_scale,
+                               <double *>factors, <double *>c, threads)
 
 
 cdef void run_clip(int parts, ptrdiff_t n, real *w, double threshold, real *weights, real *out,
@@ -326,10 +330,11 @@ def clip_coefficients(w, double threshold, weights, out, int threads=1):
     cdef void *a = pointer(w, typenum, n)
     cdef void *b = writable(out, typenum, n)
     cdef void *factors = weights_of(weights, typenum, n)
-    if is_single(typenum):
-        run_clip[float](parts, n, <float *>a, threshold, <float *>factors, <float *>b, threads)
-    else:
-        run_clip[double](parts, n, <double *>a, threshold, <double *>factors, <double *>b, threads)
+    with nogil:
+        if is_single(typenum):
+            run_clip[float](parts, n, <float *>a, threshold, <float *>factors, <float *>b, threads)
+        else:
+            run_clip[double](parts, n, <double *>a, threshold, <double *>factors, <double *>b, threads)
 
 
 cdef void run_status(int parts, ptrdiff_t n, real *t, real *w, double threshold, real *weights, double *partial,
@@ -353,10 +358,11 @@ def coefficient_status(t, w, double threshold, weights, int threads=1):
     cdef double *partial = <double *>calloc(6 * segments(n) + 1, sizeof(double))
     if partial == NULL:
         raise MemoryError
-    if is_single(typenum):
-        run_status[float](parts, n, <float *>a, <float *>b, threshold, <float *>factors, partial, threads)
-    else:
-        run_status[double](parts, n, <double *>a, <double *>b, threshold, <double *>factors, partial, threads)
+    with nogil:
+        if is_single(typenum):
+            run_status[float](parts, n, <float *>a, <float *>b, threshold, <float *>factors, partial, threads)
+        else:
+            run_status[double](parts, n, <double *>a, <double *>b, threshold, <double *>factors, partial, threads)
     for m in range(6):
         sums[m] = 0
     for k in range(segments(n)):

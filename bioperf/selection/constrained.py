@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..fft import workspace
+from ..fft import plan_fft, workspace
 from ..kernels import run_tasks, threads_for
 from ..solution import DivergenceError
 from ..transforms import Wavelet
@@ -16,8 +16,6 @@ CHECK_EVERY = 10
 # At these iterations each split's penalty is set anew where its primal and dual changes differ by more than BALANCED.
 BALANCE_AT = frozenset({20, 50, 100, 150, 200, 300, 400, 600, 800, 1200, 1600})
 BALANCED, BALANCE_BY = 1.5, 3.0
-# Pixels from which several images' FFTs go to several threads: below, the interpreter's lock costs more.
-FFT_TASK_FROM = 100**2
 # Problems solved side by side: beyond this their states leave the cache.
 WIDTH = 8
 
@@ -74,13 +72,15 @@ class LowerSolution:
 
 
 class Split:
-    """Iterates of K problems side by side, B images each: u = W x and p = grad x in one-field form."""
+    """Iterates of K problems side by side, B images each: u = W x and p = grad x in one-field form.
+
+    An iteration works on parts, groups of images, one a thread; only the thresholds need all of a problem's images.
+    """
 
     def __init__(self, problem, transform, isotropic, images, slots=1):
         self.problem, self.isotropic, self.images, self.slots = problem, isotropic, images, slots
         self.kernels = problem.kernels
         n = slots * images
-        self.threads = threads_of(problem, n)
         coefficient_shape = transform.coefficient_shape(problem.shape)
         measured = problem.shape if isotropic else problem.field_shape
         real, dtype, fft = problem.real_dtype, problem.dtype, problem.fft
@@ -94,6 +94,24 @@ class Split:
         self.penalties, self.thresholds = np.ones((2, slots)), np.zeros((2, slots))
         self.ones = np.ones(slots)
         self._forward, self._adjoint = _functions(transform, problem)
+        self._arrange()
+
+    def _arrange(self):
+        """The parts: all images on the problem's threads, or several groups of images (of whole problems, if there
+        are several) on one thread each."""
+        n, pieces = self.slots * self.images, self.images if self.slots == 1 else self.slots
+        threads = threads_of(self.problem, n)
+        groups = 1 if n == 1 else min(threads, pieces)
+        self.threads = threads if groups == 1 else 1
+        self.fft = self.problem.fft
+        if self.fft.threads != self.threads:
+            self.fft = plan_fft(self.problem.shape, self.problem.dtype, threads=self.threads, library=self.fft.library)
+        cuts = [pieces * k // groups for k in range(groups + 1)]
+        each = n // pieces
+        self.parts = [
+            (slice(a * each, b * each), slice(0, 1) if self.slots == 1 else slice(a, b))
+            for a, b in itertools.pairwise(cuts)
+        ]
 
     def narrow(self, slots):
         """Work on the first ``slots`` problems only."""
@@ -103,6 +121,7 @@ class Split:
         self.inverse, self.ones = self.inverse[:slots], self.ones[:slots]
         self.penalties, self.thresholds = self.penalties[:, :slots].copy(), self.thresholds[:, :slots].copy()
         self.slots = slots
+        self._arrange()
 
     def move(self, source, target):
         """Let the problem in slot ``target`` be the one in slot ``source``."""
@@ -132,43 +151,82 @@ class Split:
             self.w[part].copy(), self.q[part].copy(), self.thresholds[:, slot].copy(), self.penalties[:, slot].copy()
         )
 
-    def pull(self):
-        """spectrum <- the transform of penalties_1 W^T(u - a) + penalties_2 grad^T(p - b), unscaled."""
-        k, threads = self.kernels, self.threads
-        k.field_divergences(self.q, self.thresholds[1], self.penalties[1], self.isotropic, self.pulled, threads=threads)
-        k.reflect_coefficients(self.w, self.thresholds[0], self.penalties[0], self.t, threads=threads)
-        self._adjoint(self.t, self.image, threads)
-        self.pulled += self.image
-        self._transform(self.problem.fft.forward, self.pulled, self.spectrum)
+    def step(self, solve, relaxation, checked=()):
+        """Everything of an iteration but the new thresholds: x, t = W x, the fields and their magnitudes.
 
-    def analyse(self):
-        """x and t = W x from the spectrum, which is lost."""
-        self._transform(self.problem.fft.inverse, self.spectrum, self.x)
-        self._forward(self.x, self.t, self.threads)
+        ``solve(images, slots)`` replaces the spectra of a part, the transform of penalties_1 W^T(u - a) + penalties_2
+        grad^T(p - b), by those of x.  Returns, for each slot in ``checked``, x's Fourier coefficients and ``status``
+        before the fields changed.
+        """
+        spectra, rows = {}, {}
 
-    def update(self, relaxation):
-        """The split's fields and their magnitudes, from x and t; the thresholds are still the old ones."""
-        k, threads = self.kernels, self.threads
+        def run(images, slots):
+            self._pull(images, slots)
+            solve(images, slots)
+            mine = [b for slot in checked for b in range(*self.span(slot).indices(len(self.x)))]
+            mine = [b for b in mine if images.start <= b < images.stop]
+            for b in mine:
+                spectra[b] = self.spectrum[b].copy()
+            self._analyse(images)
+            for b in mine:
+                rows[b] = self._status(b)
+            self._update(images, slots, relaxation)
+
+        if len(self.parts) == 1:
+            run(*self.parts[0])
+        else:
+            run_tasks([functools.partial(run, *part) for part in self.parts])
+        found = {}
+        for slot in checked:
+            own = range(slot * self.images, (slot + 1) * self.images)
+            found[slot] = np.stack([spectra[b] for b in own]), _summed([rows[b] for b in own])
+        return found
+
+    def find_thresholds(self, radii):
+        """The thresholds that bring the fields into the balls of these radii, (2, K)."""
+        tasks = [
+            functools.partial(self.kernels.ball_thresholds, measured, limits, found, threads=self.threads)
+            for measured, limits, found in zip((self.m1, self.m2), radii, self.thresholds, strict=True)
+        ]
+        if len(self.parts) == 1:
+            for task in tasks:
+                task()
+        else:
+            run_tasks(tasks)
+
+    def _pull(self, images, slots):
+        k, threads, (one, two), (tau, theta) = self.kernels, self.threads, self.penalties, self.thresholds
+        pulled, t = self.pulled[images], self.t[images]
+        k.field_divergences(self.q[images], theta[slots], two[slots], self.isotropic, pulled, threads=threads)
+        k.reflect_coefficients(self.w[images], tau[slots], one[slots], t, threads=threads)
+        self._adjoint(t, self.image[images], threads)
+        pulled += self.image[images]
+        self._transform(self.fft.forward, pulled, self.spectrum[images])
+
+    def _analyse(self, images):
+        self._transform(self.fft.inverse, self.spectrum[images], self.x[images])
+        self._forward(self.x[images], self.t[images], self.threads)
+
+    def _update(self, images, slots, relaxation):
+        k, threads, (tau, theta), ones = self.kernels, self.threads, self.thresholds, self.ones[slots]
         k.measure_coefficients(
-            self.t, self.w, self.m1, relaxation, self.thresholds[0], self.ones, threads=threads
-        )  # fmt: skip
+            self.t[images], self.w[images], self.m1[images], relaxation, tau[slots], ones, threads=threads
+        )
         k.update_fields(
-            self.x, self.q, self.m2, relaxation, self.thresholds[1], self.ones, self.isotropic, threads=threads
+            self.x[images], self.q[images], self.m2[images], relaxation, theta[slots], ones, self.isotropic,
+            threads=threads,
+        )  # fmt: skip
+
+    def _status(self, b):
+        tau, theta = self.thresholds[:, b // self.images]
+        return (
+            self.kernels.coefficient_status(self.t[b], self.w[b], tau, None, threads=self.threads),
+            self.kernels.field_status(self.x[b], self.q[b], theta, self.isotropic, threads=self.threads),
         )
 
     def status(self, slot):
         """Sums over a slot's images: (|W x|_1, |Wx-u|^2, |u|^2, max |Wx-u+a|) and the same of grad x, TV and p."""
-        rows = []
-        for b in range(slot * self.images, (slot + 1) * self.images):
-            thresholds, threads = self.thresholds[:, slot], self.threads
-            one = self.kernels.coefficient_status(self.t[b], self.w[b], thresholds[0], None, threads=threads)
-            two = self.kernels.field_status(self.x[b], self.q[b], thresholds[1], self.isotropic, threads=threads)
-            rows.append((one, two))
-        sums = []
-        for parts in zip(*rows, strict=True):
-            columns = list(zip(*parts, strict=True))
-            sums.append((sum(columns[0]), sum(columns[2]), sum(columns[3]), max(columns[5])))
-        return sums
+        return _summed([self._status(b) for b in range(*self.span(slot).indices(len(self.x)))])
 
     def split_images(self, slot):
         """u, a and p, b of a slot, as new arrays."""
@@ -194,20 +252,25 @@ class Split:
         self.penalties[block, slot] *= factor
         self.thresholds[block, slot] /= factor
 
-    def _transform(self, function, source, target):
-        n = len(source)
+    def adjoint(self, coefficients, out):
+        """out <- W^T c for a slot's coefficients."""
+        self._adjoint(coefficients, out, self.threads)
 
-        def run(part):
-            for k in part:
-                done = function(source[k], target[k])
-                if done is not target[k]:
-                    target[k] = done
+    @staticmethod
+    def _transform(function, source, target):
+        for a, b in zip(source, target, strict=True):
+            done = function(a, b)
+            if done is not b:
+                b[...] = done
 
-        if n > 1 and self.threads > 1 and self.problem.pixels >= FFT_TASK_FROM:
-            cuts = [n * k // self.threads for k in range(self.threads + 1)]
-            run_tasks([functools.partial(run, range(*cut)) for cut in itertools.pairwise(cuts)])
-        else:
-            run(range(n))
+
+def _summed(rows):
+    """One row (norm, |difference|^2, |split|^2, largest) a split, over images."""
+    sums = []
+    for parts in zip(*rows, strict=True):
+        columns = list(zip(*parts, strict=True))
+        sums.append((sum(columns[0]), sum(columns[2]), sum(columns[3]), max(columns[5])))
+    return sums
 
 
 def threads_of(problem, images):
@@ -296,20 +359,22 @@ class TVWaveletModel:
         for slot in range(split.slots):
             runs.append(_Run(self, split, slot, waiting.pop(0), chains, penalised, tol, max_iter, callback))
         goals = np.array([run.goal for run in runs]).T.copy()
+
+        def solve(images, slots):
+            each = images if split.slots == 1 else slice(None)
+            split.kernels.spectrum_step(
+                split.spectrum[images], self.linear[each], split.inverse[slots], threads=split.threads
+            )
+
         while runs:
-            split.pull()
-            split.kernels.spectrum_step(split.spectrum, self.linear, split.inverse, threads=split.threads)
             checking = [run for run in runs if run.checks()]
-            kept = {run.slot: split.spectrum[split.span(run.slot)].copy() for run in checking}
-            split.analyse()
-            finished = [run for run in checking if run.check(kept[run.slot])]
             balancing = [run.before_balance() for run in runs if run.balances()]
-            split.update(RELAXATION)
+            found = split.step(solve, RELAXATION, [run.slot for run in checking])
+            finished = [run for run in checking if run.check(*found[run.slot])]
             if penalised:
                 np.divide(goals, split.penalties, out=split.thresholds)
             else:
-                split.kernels.ball_thresholds(split.m1, goals[0], split.thresholds[0], threads=split.threads)
-                split.kernels.ball_thresholds(split.m2, goals[1], split.thresholds[1], threads=split.threads)
+                split.find_thresholds(goals)
             for run, old in balancing:
                 run.balance(old)
             for run in runs:
@@ -370,10 +435,10 @@ class _Run:
     def checks(self):
         return self.done % CHECK_EVERY == 0 or self.done == self.max_iter
 
-    def check(self, spectrum):
+    def check(self, spectrum, status):
         """Both bounds at x; whether to stop."""
         quadratic = self.model.quadratic
-        (norm, _, _, largest), (tv, _, _, steepest) = self.split.status(self.slot)
+        (norm, _, _, largest), (tv, _, _, steepest) = status
         square, cross = quadratic.moments(spectrum)
         norms = np.array([norm, tv])
         bounds = self.split.penalties[:, self.slot] * (largest, steepest)

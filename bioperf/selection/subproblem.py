@@ -1,6 +1,7 @@
 """BF-DCA's convex subproblem (mathematics.md 8): two-block ADMM whose second block is solved exactly."""
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -154,7 +155,7 @@ class Subproblem:
         gap : float
             Absolute tolerance of the certified gap.
         """
-        problem, split, training, kernels = self.problem, self.split, self.model.quadratic, self.split.kernels
+        problem, split = self.problem, self.split
         real, scale = problem.real_dtype.type, problem.scale
         split.start(0, state.splits)
         self.z[...] = state.data
@@ -176,19 +177,13 @@ class Subproblem:
         for done in range(1, max_iter + 1):
             check = done % CHECK_EVERY == 0 or done == max_iter
             balance = done % BALANCE_EVERY == 0 and balances < BALANCES
-            split.pull()
             if balance:
                 before = split.split_images(0), self._data_parts(curvature)
-            kernels.data_step(
-                split.spectrum, self.z, self.power, self.base, training.observed, training.gram, split.inverse[0],
-                training.factor, penalty / scale, curvature, RELAXATION, 1.0, threads=split.threads,
-            )  # fmt: skip
+            found = split.step(
+                functools.partial(self._data_step, penalty, curvature), RELAXATION, [0] if check or balance else []
+            )
             if check or balance:
-                spectrum = split.spectrum.copy()
-            split.analyse()
-            if check:
-                (one, _, _, _), (two, _, _, _) = split.status(0)
-            split.update(RELAXATION)
+                spectrum, ((one, _, _, _), (two, _, _, _)) = found[0]
             mu = self._multipliers(point, penalty, mu)
             split.thresholds[:, 0] = mu[1:3] / split.penalties[:, 0]
             curvature = mu[0] / penalty
@@ -225,6 +220,15 @@ class Subproblem:
             SubproblemState(split.state(0), self.z.copy(), penalty, mu, point.alpha),
         )  # fmt: skip
 
+    def _data_step(self, penalty, curvature, images, slots):
+        """The x-update of a part's images, and the data split's update."""
+        training = self.model.quadratic
+        self.split.kernels.data_step(
+            self.split.spectrum[images], self.z[images], self.power[images], self.base[images],
+            training.observed[images], training.gram, self.split.inverse[0], training.factor,
+            penalty / self.problem.scale, curvature, RELAXATION, 1.0, threads=self.split.threads,
+        )  # fmt: skip
+
     def _multipliers(self, point, penalty, start):
         split, training = self.split, self.model.quadratic
         arguments = (
@@ -254,7 +258,7 @@ class Subproblem:
             kernels.clip_coefficients(split.w[b], theta[0], None, self.clipped[b], threads=threads)
             kernels.field_divergence(split.q[b], theta[1], split.isotropic, 0.0, two, image, threads=threads)
         pulled = split.pulled
-        split._adjoint(self.clipped, pulled, split.threads)
+        split.adjoint(self.clipped, pulled)
         pulled *= real(one)
         pulled += split.image
         for b, image in enumerate(pulled):
