@@ -353,7 +353,7 @@ def test_a_fingerprint_changes_with_data_and_criterion():
     [
         ("blur", "holdout", True, 'criterion: "holdout" sets samples of k-space aside, and a blurred image has none'),
         ("blur", "supervised", False, 'reference: criterion "supervised" needs the true images'),
-        ("kspace", "training", True, "criterion: expected one of 'holdout', 'supervised'"),
+        ("kspace", "degenerate", True, "criterion: expected one of 'holdout', 'supervised'"),
     ],
 )
 def test_a_criterion_that_the_problem_does_not_have(name, criterion, reference, message):

@@ -740,7 +740,7 @@ def run_of(name, algorithm):
         isotropic=case.isotropic, tol=1e-11, max_iter=20000,
     )  # fmt: skip
     evaluator, recorder = selection.evaluator("supervised"), Recorder(selection.names)
-    _, converged = getattr(bfdca, algorithm)(evaluator, recorder)
+    *_, converged = getattr(bfdca, algorithm)(evaluator, recorder)
     return evaluator, recorder.history(), recorder.best, converged
 
 

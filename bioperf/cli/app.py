@@ -41,9 +41,27 @@ class Boundary(StrEnum):
     unknown = "unknown"
 
 
+class Method(StrEnum):
+    bf_dca = "bf-dca"
+    bf_dca_faithful = "bf-dca-faithful"
+    hypergradient = "hypergradient"
+    grid = "grid"
+    random = "random"
+    tpe = "tpe"
+    discrepancy = "discrepancy"
+    sure = "sure"
+
+
+class Criterion(StrEnum):
+    holdout = "holdout"
+    supervised = "supervised"
+    degenerate = "degenerate"
+
+
 def run(arguments=None):
     """Run the command line (a list of str, or ``sys.argv[1:]``); returns the exit status."""
-    state = SimpleNamespace(debug=False)
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    state = SimpleNamespace(debug=False, arguments=arguments)
     # Its remarks on damaged files would stand beside the one line that this command prints.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
     try:
@@ -374,6 +392,165 @@ def _require_convergence(path, solution):
     flags = solution.converged
     if not (flags.all() if hasattr(flags, "all") else flags):
         _complain(f"{path}: {solution.status}; raise --max-iter or --tol (the output was written)")
+        raise typer.Exit(NOT_CONVERGED)
+
+
+@app.command()
+def tune(
+    context: typer.Context,
+    data: Annotated[
+        Path,
+        typer.Argument(
+            metavar="INPUT",
+            help="k-space of one coil (NPY, NPZ, HDF5, ISMRMRD), or with --simulate images (PNG, TIFF, NPY); a stack "
+            "shares its weights.",
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="OUT", help="All that was done and found, as JSON.")
+    ],
+    method: Annotated[
+        list[Method] | None,
+        typer.Option("--method", show_default="bf-dca", help="How to search; give several to compare them."),
+    ] = None,
+    criterion: Annotated[
+        Criterion | None,
+        typer.Option(
+            "--criterion", show_default="supervised with a reference, else holdout", help="What is minimised."
+        ),
+    ] = None,
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="INPUT holds reference images: simulate their k-space.")
+    ] = False,
+    mask: Annotated[
+        str | None,
+        typer.Option(
+            "--mask",
+            metavar="MASK|KIND:RATE",
+            show_default="in INPUT",
+            help="The samples taken, a file as for mri; with --simulate also radial:0.35, cartesian:0.3, gaussian:0.3 "
+            "or poisson:0.3.",
+        ),
+    ] = None,
+    reference: Annotated[
+        Path | None, typer.Option("--reference", metavar="REF", help="The true images of k-space: NPY, PNG or TIFF.")
+    ] = None,
+    images: Annotated[
+        str | None, typer.Option("--images", metavar="START:STOP", show_default="all", help="Of the stack, these only.")
+    ] = None,
+    test: Annotated[
+        str | None,
+        typer.Option(
+            "--test",
+            "--test-fraction",
+            metavar="N|SHARE",
+            help="Keep the last N images, or a share such as 0.5, to test the weights on (needs a reference).",
+        ),
+    ] = None,
+    noise_std: Annotated[
+        float | None,
+        typer.Option(
+            "--noise-std",
+            metavar="S",
+            show_default="not known; --simulate: 0",
+            help="Noise level of a complex sample; with --simulate that of the noise added to the images.",
+        ),
+    ] = None,
+    trials: Annotated[int, typer.Option("--trials", metavar="N", min=1, help="Of grid, random and tpe.")] = 100,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the mask, noise, division of samples, search.")] = 0,
+    wavelet: Annotated[
+        str,
+        typer.Option(
+            "--wavelet", metavar="NAME", help="haar, db2, ..., undecimated or undecimated-db2, ...; none: only the TV."
+        ),
+    ] = "haar",
+    level: Annotated[int, typer.Option("--level", metavar="N", min=1, help="Of the wavelet's decomposition.")] = 3,
+    isotropic: Annotated[bool, typer.Option("--isotropic/--anisotropic", help="The kind of total variation.")] = True,
+    tol: Annotated[float, typer.Option("--tol", help="Tolerance of the lower level.")] = 1e-4,
+    batched: Annotated[bool, typer.Option("--batched", help="Grid and random: trials on all cores at once.")] = False,
+    jobs: Annotated[int, typer.Option("--jobs", metavar="N", min=1, help="Tpe: trials at a time.")] = 1,
+    storage: Annotated[
+        str | None, typer.Option("--storage", metavar="URL", help="Tpe: where the study is kept: sqlite:///tune.db.")
+    ] = None,
+    study_name: Annotated[
+        str | None,
+        typer.Option("--study-name", metavar="NAME", help="Tpe: the study in it; one that is there goes on."),
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option("--key", metavar="NAME", help="The array, dataset or group in INPUT.")
+    ] = None,
+    mask_key: Annotated[
+        str | None, typer.Option("--mask-key", metavar="NAME", help="The array or dataset in MASK, or in INPUT.")
+    ] = None,
+    coils: Annotated[
+        bool | None,
+        typer.Option("--coils/--no-coils", show_default="by the file", help="Whether axis -3 is the coils."),
+    ] = None,
+    centred: Annotated[
+        bool | None,
+        typer.Option(
+            "--centred/--unshifted",
+            show_default="by the format; NPY and NPZ: unshifted",
+            help="Where the zero frequency is: in the middle, or at index 0.",
+        ),
+    ] = None,
+    real: Annotated[
+        bool | None,
+        typer.Option("--real/--complex", show_default="by the samples' symmetry", help="The values of the image."),
+    ] = None,
+    image: Annotated[
+        Path | None,
+        typer.Option(
+            "--image", metavar="IMAGE", help="Write the images at the best weights: NIfTI, NPY, TIFF, PNG of one slice."
+        ),
+    ] = None,
+    figure: Annotated[
+        Path | None,
+        typer.Option(
+            "--figure",
+            metavar="FIG",
+            help="Draw the searches and the criterion as PNG; computes a grid if no method does.",
+        ),
+    ] = None,
+    max_values: Annotated[
+        int, typer.Option("--max-values", metavar="N", min=1, help="Refuse files with more values than this.")
+    ] = 2**28,
+    threads: Threads = None,
+    strict: Strict = False,
+    quiet: Quiet = False,
+):
+    """Select the weights of total variation and wavelets, by one method or several, and record how."""
+    from .tune import tune_file
+
+    selections = tune_file(
+        data,
+        output,
+        simulated=simulate,
+        reading={
+            "mask_path": mask, "reference_path": reference, "centred": centred, "real": real, "coils": coils,
+            "key": key, "mask_key": mask_key, "max_values": max_values,
+        },
+        images=images,
+        test=test,
+        model={"wavelet": wavelet, "level": level, "isotropic": isotropic, "tol": tol},
+        methods=[item.value for item in method or [Method.bf_dca]],
+        image=image,
+        figure=figure,
+        quiet=quiet,
+        arguments=context.obj.arguments,
+        criterion=None if criterion is None else criterion.value,
+        trials=trials,
+        seed=seed,
+        noise_std=noise_std,
+        batched=batched,
+        storage=storage,
+        study_name=study_name,
+        n_jobs=jobs,
+        threads=threads,
+    )  # fmt: skip
+    unfinished = [f"{selection.method} {selection.status}" for selection in selections if not selection.converged]
+    if strict and unfinished:
+        _complain(f"{data}: {'; '.join(unfinished)} (the output was written)")
         raise typer.Exit(NOT_CONVERGED)
 
 

@@ -14,6 +14,8 @@ RHO_X = 1e-4
 RHO_R_PIXELS = 0.04
 # Radii with lambda = 0 count for the model as this much worse than the best: nothing is to be gained there.
 UNREGULARISED = 1.05
+# Tolerances below COARSE are worth their iterations only where F is below HOPELESS times the best at COARSE.
+COARSE, HOPELESS = 3.0, 1.02
 EXACT_AT_START = "the lower level fits the data exactly at the first radii (lambda = 0); start with smaller ones"
 
 
@@ -182,9 +184,15 @@ class Path:
         ``iterations`` and ``solves`` of other problems led there; ``success`` or ``failure`` is the row's kind.
         """
         begin = time.perf_counter()
-        tol = factor * self.evaluator.tv_wavelet.tol
-        lower = self.evaluator.lower(radii, state=None if self.lower is None else self.lower.state, tol=tol)
-        value = self.evaluator.upper.value(lower.spectrum)
+        lower = None if self.lower is None else self.lower
+        for part in (COARSE, factor) if factor < COARSE else (factor,):
+            state = None if lower is None else lower.state
+            lower = self.evaluator.lower(radii, state=state, tol=part * self.evaluator.tv_wavelet.tol)
+            iterations += lower.iterations
+            value = self.evaluator.upper.value(lower.spectrum)
+            if value > HOPELESS * self.value:
+                break
+        iterations -= lower.iterations
         regularised = bool(lower.multipliers.any())
         accepted = self.lower is None or (regularised and value < self.value)
         self.visits += 1

@@ -93,7 +93,7 @@ class Split:
         self.inverse = np.empty((slots, *fft.spectrum_shape), real)
         self.penalties, self.thresholds = np.ones((2, slots)), np.zeros((2, slots))
         self.ones = np.ones(slots)
-        self._forward, self._adjoint = _functions(transform, problem)
+        self.forward_transform, self.adjoint_transform = _functions(transform, problem)
         self._arrange()
 
     def _arrange(self):
@@ -109,7 +109,7 @@ class Split:
         cuts = [pieces * k // groups for k in range(groups + 1)]
         each = n // pieces
         self.parts = [
-            (slice(a * each, b * each), slice(0, 1) if self.slots == 1 else slice(a, b))
+            _Part(self, slice(a * each, b * each), slice(0, 1) if self.slots == 1 else slice(a, b))
             for a, b in itertools.pairwise(cuts)
         ]
 
@@ -154,28 +154,28 @@ class Split:
     def step(self, solve, relaxation, checked=()):
         """Everything of an iteration but the new thresholds: x, t = W x, the fields and their magnitudes.
 
-        ``solve(images, slots)`` replaces the spectra of a part, the transform of penalties_1 W^T(u - a) + penalties_2
+        ``solve(part)`` replaces the spectra of a part, the transform of penalties_1 W^T(u - a) + penalties_2
         grad^T(p - b), by those of x.  Returns, for each slot in ``checked``, x's Fourier coefficients and ``status``
         before the fields changed.
         """
         spectra, rows = {}, {}
+        wanted = {b for slot in checked for b in range(slot * self.images, (slot + 1) * self.images)}
 
-        def run(images, slots):
-            self._pull(images, slots)
-            solve(images, slots)
-            mine = [b for slot in checked for b in range(*self.span(slot).indices(len(self.x)))]
-            mine = [b for b in mine if images.start <= b < images.stop]
+        def run(part):
+            part.pull()
+            solve(part)
+            mine = [b for b in range(part.images.start, part.images.stop) if b in wanted] if wanted else ()
             for b in mine:
                 spectra[b] = self.spectrum[b].copy()
-            self._analyse(images)
+            part.analyse()
             for b in mine:
                 rows[b] = self._status(b)
-            self._update(images, slots, relaxation)
+            part.update(relaxation)
 
         if len(self.parts) == 1:
-            run(*self.parts[0])
+            run(self.parts[0])
         else:
-            run_tasks([functools.partial(run, *part) for part in self.parts])
+            run_tasks([functools.partial(run, part) for part in self.parts])
         found = {}
         for slot in checked:
             own = range(slot * self.images, (slot + 1) * self.images)
@@ -184,38 +184,15 @@ class Split:
 
     def find_thresholds(self, radii):
         """The thresholds that bring the fields into the balls of these radii, (2, K)."""
-        tasks = [
-            functools.partial(self.kernels.ball_thresholds, measured, limits, found, threads=self.threads)
-            for measured, limits, found in zip((self.m1, self.m2), radii, self.thresholds, strict=True)
-        ]
+        find, threads = self.kernels.ball_thresholds, self.threads
         if len(self.parts) == 1:
-            for task in tasks:
-                task()
+            find(self.m1, radii[0], self.thresholds[0], threads=threads)
+            find(self.m2, radii[1], self.thresholds[1], threads=threads)
         else:
-            run_tasks(tasks)
-
-    def _pull(self, images, slots):
-        k, threads, (one, two), (tau, theta) = self.kernels, self.threads, self.penalties, self.thresholds
-        pulled, t = self.pulled[images], self.t[images]
-        k.field_divergences(self.q[images], theta[slots], two[slots], self.isotropic, pulled, threads=threads)
-        k.reflect_coefficients(self.w[images], tau[slots], one[slots], t, threads=threads)
-        self._adjoint(t, self.image[images], threads)
-        pulled += self.image[images]
-        self._transform(self.fft.forward, pulled, self.spectrum[images])
-
-    def _analyse(self, images):
-        self._transform(self.fft.inverse, self.spectrum[images], self.x[images])
-        self._forward(self.x[images], self.t[images], self.threads)
-
-    def _update(self, images, slots, relaxation):
-        k, threads, (tau, theta), ones = self.kernels, self.threads, self.thresholds, self.ones[slots]
-        k.measure_coefficients(
-            self.t[images], self.w[images], self.m1[images], relaxation, tau[slots], ones, threads=threads
-        )
-        k.update_fields(
-            self.x[images], self.q[images], self.m2[images], relaxation, theta[slots], ones, self.isotropic,
-            threads=threads,
-        )  # fmt: skip
+            run_tasks([
+                functools.partial(find, measured, limits, found)
+                for measured, limits, found in zip((self.m1, self.m2), radii, self.thresholds, strict=True)
+            ])  # fmt: skip
 
     def _status(self, b):
         tau, theta = self.thresholds[:, b // self.images]
@@ -254,14 +231,48 @@ class Split:
 
     def adjoint(self, coefficients, out):
         """out <- W^T c for a slot's coefficients."""
-        self._adjoint(coefficients, out, self.threads)
+        self.adjoint_transform(coefficients, out, self.threads)
 
-    @staticmethod
-    def _transform(function, source, target):
-        for a, b in zip(source, target, strict=True):
-            done = function(a, b)
-            if done is not b:
-                b[...] = done
+
+class _Part:
+    """Neighbouring images of a split, and the problems that they belong to: views of the split's arrays."""
+
+    def __init__(self, split, images, slots):
+        self.kernels, self.isotropic, self.threads, self.fft = split.kernels, split.isotropic, split.threads, split.fft
+        self.forward, self.adjoint = split.forward_transform, split.adjoint_transform
+        self.images, self.slots = images, slots
+        for name in ("x", "pulled", "image", "spectrum", "t", "w", "q", "m1", "m2"):
+            setattr(self, name, getattr(split, name)[images])
+        self.inverse, self.ones = split.inverse[slots], split.ones[slots]
+        self.one, self.two = (row[slots] for row in split.penalties)
+        self.tau, self.theta = (row[slots] for row in split.thresholds)
+        self.pairs = list(zip(self.pulled, self.spectrum, self.x, strict=True))
+
+    def pull(self):
+        """spectrum <- the transform of penalties_1 W^T(u - a) + penalties_2 grad^T(p - b), unscaled."""
+        k, threads = self.kernels, self.threads
+        k.field_divergences(self.q, self.theta, self.two, self.isotropic, self.pulled, threads=threads)
+        k.reflect_coefficients(self.w, self.tau, self.one, self.t, threads=threads)
+        self.adjoint(self.t, self.image, threads)
+        np.add(self.pulled, self.image, out=self.pulled)
+        for image, spectrum, _ in self.pairs:
+            done = self.fft.forward(image, spectrum)
+            if done is not spectrum:
+                spectrum[...] = done
+
+    def analyse(self):
+        """x and t = W x from the spectrum, which is lost."""
+        for _, spectrum, x in self.pairs:
+            done = self.fft.inverse(spectrum, x)
+            if done is not x:
+                x[...] = done
+        self.forward(self.x, self.t, self.threads)
+
+    def update(self, relaxation):
+        """The fields and their magnitudes, from x and t and the old thresholds."""
+        k, threads = self.kernels, self.threads
+        k.measure_coefficients(self.t, self.w, self.m1, relaxation, self.tau, self.ones, threads=threads)
+        k.update_fields(self.x, self.q, self.m2, relaxation, self.theta, self.ones, self.isotropic, threads=threads)
 
 
 def _summed(rows):
@@ -323,6 +334,7 @@ class TVWaveletModel:
         self.linear = quadratic.linear / self.problem.real_dtype.type(self.problem.scale)
         laplacian = functools.reduce(np.add.outer, self.problem.fft.laplacian())
         self.laplacian = laplacian.astype(self.problem.real_dtype)
+        self._idle = []
 
     def norms(self, x):
         """|W x|_1 and TV(x) of a stack."""
@@ -351,8 +363,7 @@ class TVWaveletModel:
         return self._solve(goals, None, tol, max_iter, None)
 
     def _solve(self, chains, penalised, tol, max_iter, callback):
-        images = len(self.quadratic.observed)
-        split = Split(self.problem, self.transform, self.isotropic, images, min(len(chains), WIDTH))
+        split = self._take(min(len(chains), WIDTH))
         waiting = list(range(len(chains)))
         results = [[] for _ in chains]
         runs = []
@@ -360,11 +371,9 @@ class TVWaveletModel:
             runs.append(_Run(self, split, slot, waiting.pop(0), chains, penalised, tol, max_iter, callback))
         goals = np.array([run.goal for run in runs]).T.copy()
 
-        def solve(images, slots):
-            each = images if split.slots == 1 else slice(None)
-            split.kernels.spectrum_step(
-                split.spectrum[images], self.linear[each], split.inverse[slots], threads=split.threads
-            )
+        def solve(part):
+            linear = self.linear[part.images] if split.slots == 1 else self.linear
+            split.kernels.spectrum_step(part.spectrum, linear, part.inverse, threads=part.threads)
 
         while runs:
             checking = [run for run in runs if run.checks()]
@@ -393,7 +402,18 @@ class TVWaveletModel:
                 if runs:
                     split.narrow(len(runs))
                     goals = goals[:, : len(runs)].copy()
+        if len(chains) == 1:
+            self._idle.append(split)
         return results
+
+    def _take(self, slots):
+        """Arrays for so many problems; those of one problem are used again, by one thread at a time."""
+        if slots == 1:
+            try:
+                return self._idle.pop()
+            except IndexError:
+                pass
+        return Split(self.problem, self.transform, self.isotropic, len(self.quadratic.observed), slots)
 
 
 class _Run:

@@ -18,7 +18,7 @@ from .result import Trial
 
 __all__ = ["CRITERIA", "TVWavelet"]
 
-CRITERIA = ("holdout", "supervised", "training")
+CRITERIA = ("holdout", "supervised", "degenerate")
 # The default search box and the descent methods' start, in units of |W x|_1 and TV(x) of the zero-filled images.
 BOX, START = (0.2, 1.2), 0.5
 LEVELS = 3
@@ -88,9 +88,10 @@ class TVWavelet:
 
         Parameters
         ----------
-        criterion : {"holdout", "supervised", "training"}
+        criterion : {"holdout", "supervised", "degenerate"}
             F(x) = 1/2 |P_val F x - y_val|^2 on held-out samples (``split_samples`` with ``fractions``, ``calibration``
-            and ``seed``), 1/2 |x - reference|^2, or the training misfit itself, whose minimum says nothing.
+            and ``seed``), 1/2 |x - reference|^2, or the misfit of the training data themselves, as in the paper's test
+            on one image: its minimum says nothing.
         threads : int, optional
             At most so many.
 

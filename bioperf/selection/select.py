@@ -22,6 +22,8 @@ DESCENTS = {
 }
 SEARCHES = ("grid", "random", "tpe")
 BASELINES = ("discrepancy", "sure")
+# The training misfit should be so many times the lower level's tolerance.
+MISFIT_FACTOR = 10
 METHODS = (*DESCENTS, *SEARCHES, *BASELINES)
 
 
@@ -61,9 +63,9 @@ def select_hyperparameters(
         "bf-dca-faithful" (algorithm A: as published) and "hypergradient".  For every problem: "grid", "random" and
         "tpe" (Optuna).  Where the noise level is known: "discrepancy" and "sure", for ``TVWeight`` and ``TVWavelet``;
         both use all data and no ``criterion``.
-    criterion : {"holdout", "supervised", "training"}
+    criterion : {"holdout", "supervised", "degenerate"}
         Held-out k-space samples, the distance to the reference images, or the misfit of the training data
-        themselves, the paper's single-image setting, which every large enough radius minimises (a warning says so).
+        themselves, the paper's test on one image, which all large enough radii minimise (a warning says so).
     trials : int
         Evaluations of a search; a grid rounds up to equal numbers an axis.
     seed : int
@@ -137,11 +139,11 @@ def select_hyperparameters(
     evaluator = problem.evaluator(
         criterion, seed=seed, fractions=fractions, calibration=calibration, threads=threads
     )  # fmt: skip
-    if criterion == "training":
+    if criterion == "degenerate":
         warnings.warn(
-            "criterion='training' judges by the data that the lower level fits: F(r) = v(r) does not increase with the "
-            "radii, so every radii beyond those of the zero-filled images are optimal and the selection is decided by "
-            "start, alpha and stopping rule; take 'holdout', or 'supervised' with a reference",
+            "criterion='degenerate' judges by the data that the lower level fits: F(r) = v(r) does not increase with "
+            "the radii, so all radii beyond those of the zero-filled images are optimal, and start, alpha and stopping "
+            "rule decide the selection; take 'holdout', or 'supervised' with a reference",
             UserWarning,
             stacklevel=2,
         )
@@ -168,7 +170,20 @@ def select_hyperparameters(
             f"problem: no trial of method={method!r} can be selected ({status}): each fits the data exactly, with all "
             "weights 0, or was pruned; move start or box to smaller values"
         )
+    _doubt_tolerance(problem, criterion, best)
     return _selection(problem, method, criterion, recorder, best, status, converged, threads)
+
+
+def _doubt_tolerance(problem, criterion, best):
+    """Warn if the lower level's certified gap, tol f(0), may be as large as the misfit that the radii decide on."""
+    misfit = best.metrics.get("nre", np.inf) ** 2
+    if isinstance(problem, TVWavelet) and criterion != "degenerate" and misfit < MISFIT_FACTOR * problem.tol:
+        warnings.warn(
+            f"tol: at the selected radii the misfit is only {misfit:.1e} of the data's energy, not far above the lower "
+            f"level's tolerance {problem.tol:g}; pass TVWavelet tol={max(misfit / MISFIT_FACTOR**2, 1e-9):.0e} or less",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _check_unused(method, arguments):

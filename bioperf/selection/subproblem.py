@@ -220,13 +220,13 @@ class Subproblem:
             SubproblemState(split.state(0), self.z.copy(), penalty, mu, point.alpha),
         )  # fmt: skip
 
-    def _data_step(self, penalty, curvature, images, slots):
+    def _data_step(self, penalty, curvature, part):
         """The x-update of a part's images, and the data split's update."""
-        training = self.model.quadratic
-        self.split.kernels.data_step(
-            self.split.spectrum[images], self.z[images], self.power[images], self.base[images],
-            training.observed[images], training.gram, self.split.inverse[0], training.factor,
-            penalty / self.problem.scale, curvature, RELAXATION, 1.0, threads=self.split.threads,
+        training, images = self.model.quadratic, part.images
+        part.kernels.data_step(
+            part.spectrum, self.z[images], self.power[images], self.base[images], training.observed[images],
+            training.gram, self.split.inverse[0], training.factor, penalty / self.problem.scale, curvature, RELAXATION,
+            1.0, threads=part.threads,
         )  # fmt: skip
 
     def _multipliers(self, point, penalty, start):
@@ -275,40 +275,30 @@ class Subproblem:
 
     def _best_radii(self, parts, point, start):
         """The minimiser of phi_k(x, .)."""
-        f, norms = parts[0], np.array(parts[1:3])
-        rates, centres, weights = point.multipliers, point.radii, point.rho_r
+        f, norms = parts[0], parts[1:3]
+        scale, *scales = self.sigma.tolist()
+        rows = list(
+            zip(norms, scales, *(a.tolist() for a in (point.multipliers, point.radii, point.rho_r)), strict=True)
+        )
 
         def at(t):
-            """mu and r for a given t: the data row is met last, by one multiplier of a piecewise linear equation."""
-            floor = np.maximum(0.0, norms - self.sigma[1:] * t)
-            room = point.constant - f + self.sigma[0] * t
-            radii = np.maximum(floor, centres)
-            if rates @ radii <= room:
-                mu_0 = 0.0
-            elif rates @ floor >= room:
-                return np.inf, floor
-            else:
-                free = rates > 0
-                # both radii above their floors first, then the one that stays
-                mu_0 = 0.0
-                for _ in range(3):
-                    slope = float(np.sum((rates**2 / weights)[free]))
-                    held = float(rates[~free] @ radii[~free])
-                    mu_0 = (float(rates[free] @ centres[free]) + held - room) / slope
-                    trial = centres - mu_0 * rates / weights
-                    below = free & (trial < floor)
-                    if not below.any():
-                        break
-                    radii = np.where(below, floor, radii)
-                    free = free & ~below
-                radii = np.where(free, centres - mu_0 * rates / weights, radii)
-            mu = np.where(radii > centres - mu_0 * rates / weights, weights * (radii - centres) + mu_0 * rates, 0.0)
-            mu = np.where(floor > 0, mu, 0.0)
-            return self.sigma[0] * mu_0 + float(self.sigma[1:] @ mu) - point.alpha, radii
+            """sigma . mu - alpha and r for a given t; infinite where the data row cannot be met."""
+            room = point.constant - f + scale * t
+            floors = [max(0.0, norm - s * t) for norm, s, *_ in rows]
+            mu_0 = _multiplier(rows, floors, room)
+            if mu_0 is None:
+                return np.inf, floors
+            surplus, radii = scale * mu_0 - point.alpha, []
+            for floor, (_, s, rate, centre, weight) in zip(floors, rows, strict=True):
+                free = centre - mu_0 * rate / weight
+                radii.append(max(floor, free))
+                if floor > max(0.0, free):
+                    surplus += s * weight * (floor - free)
+            return surplus, radii
 
         surplus, radii = at(0.0)
         if surplus <= 0:
-            return radii
+            return np.array(radii)
         upper = max(start, 1e-6)
         while at(upper)[0] > 0:
             upper *= 4
@@ -316,7 +306,7 @@ class Subproblem:
                 raise DivergenceError("subproblem: no radii satisfy its constraints; rescale the data")
         limited = point.alpha
         t = brentq(lambda t: min(at(t)[0], limited), 0.0, upper, xtol=1e-14 * upper, rtol=1e-12)
-        return at(t if at(t)[0] < limited else upper)[1]
+        return np.array(at(t if at(t)[0] < limited else upper)[1])
 
     def _data_parts(self, curvature):
         """w - observed and e of the data's split."""
@@ -348,6 +338,32 @@ class Subproblem:
                 penalty *= factor
                 self.z[...] = w + e / self.problem.real_dtype.type(factor)
         return penalty, changed
+
+
+def _multiplier(rows, floors, room):
+    """mu_0 >= 0 with sum of rate max(floor, centre - mu_0 rate / weight) = room; 0 where less is taken up, None if the
+    floors take up more."""
+    held, free = 0.0, []
+    for floor, (_, _, rate, centre, weight) in zip(floors, rows, strict=True):
+        if rate > 0 and centre > floor:
+            # at this multiplier the radius meets its floor
+            free.append(((centre - floor) * weight / rate, rate, centre, weight, floor))
+        else:
+            held += rate * max(floor, centre)
+    if held + sum(rate * centre for _, rate, centre, _, _ in free) <= room:
+        return 0.0
+    if held + sum(rate * floor for _, rate, _, _, floor in free) >= room:
+        return None
+    free.sort()
+    while free:
+        slope = sum(rate * rate / weight for _, rate, _, weight, _ in free)
+        total = held + sum(rate * centre for _, rate, centre, _, _ in free)
+        mu_0 = (total - room) / slope if slope > 0 else np.inf
+        meets, rate, _, _, floor = free.pop(0)
+        if mu_0 <= meets or not free:
+            return min(mu_0, meets) if not free else mu_0
+        held += rate * floor
+    return None
 
 
 def _norm(a):
