@@ -102,8 +102,8 @@ def safeguarded(
     2. Refinement: steps of a quadratic model of F in log r within a trust region of ``radius``, through all radii
        tried; it ends when the region is smaller than ``least_radius`` or after ``max_refinements`` steps.
 
-    The lower level is solved to 3 times the problem's tolerance on the path, and to 0.3 times in the refinement,
-    where values that differ by 1e-4 are compared.  The paper's convergence theorem does not cover extrapolation
+    The lower level is solved to 3 times the problem's tolerance on the path, and in the refinement, where values that
+    differ by 1e-4 are compared, to 0.3 times, unless F is 2 % above the best already at 3 times.  The paper's convergence theorem does not cover extrapolation
     and refinement.
 
     Parameters
@@ -184,7 +184,7 @@ class Path:
         ``iterations`` and ``solves`` of other problems led there; ``success`` or ``failure`` is the row's kind.
         """
         begin = time.perf_counter()
-        lower = None if self.lower is None else self.lower
+        lower = self.lower
         for part in (COARSE, factor) if factor < COARSE else (factor,):
             state = None if lower is None else lower.state
             lower = self.evaluator.lower(radii, state=state, tol=part * self.evaluator.tv_wavelet.tol)

@@ -1,15 +1,12 @@
 """The TV + wavelet model, bounded or penalised: two-block ADMM with a certificate (mathematics.md 8)."""
 
 import functools
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..fft import plan_fft, workspace
-from ..kernels import run_tasks, threads_for
 from ..solution import DivergenceError
-from ..transforms import Wavelet
+from .iterates import Iterates, LowerState
 
 RELAXATION = 1.7
 CHECK_EVERY = 10
@@ -18,24 +15,6 @@ BALANCE_AT = frozenset({20, 50, 100, 150, 200, 300, 400, 600, 800, 1200, 1600})
 BALANCED, BALANCE_BY = 1.5, 3.0
 # Problems solved side by side: beyond this their states leave the cache.
 WIDTH = 8
-
-
-@dataclass
-class LowerState:
-    """Where an ADMM run stopped: the start of one for neighbouring radii or weights.
-
-    Attributes
-    ----------
-    coefficients, field : ndarray, shapes (B, *coefficients), (B, d, *shape)
-        The one-field iterates w and q of the wavelet's and of the gradient's split.
-    thresholds, penalties : ndarray of 2
-        Those of the wavelet's and of the gradient's split.
-    """
-
-    coefficients: np.ndarray
-    field: np.ndarray
-    thresholds: np.ndarray
-    penalties: np.ndarray
 
 
 @dataclass
@@ -69,239 +48,6 @@ class LowerSolution:
     iterations: int
     converged: bool
     state: LowerState
-
-
-class Split:
-    """Iterates of K problems side by side, B images each: u = W x and p = grad x in one-field form.
-
-    An iteration works on parts, groups of images, one a thread; only the thresholds need all of a problem's images.
-    """
-
-    def __init__(self, problem, transform, isotropic, images, slots=1):
-        self.problem, self.isotropic, self.images, self.slots = problem, isotropic, images, slots
-        self.kernels = problem.kernels
-        n = slots * images
-        coefficient_shape = transform.coefficient_shape(problem.shape)
-        measured = problem.shape if isotropic else problem.field_shape
-        real, dtype, fft = problem.real_dtype, problem.dtype, problem.fft
-        self.x, self.pulled, self.image, self.spectrum, self.t, self.w, self.q, self.m1, self.m2 = workspace([
-            ((n, *problem.shape), dtype), ((n, *problem.shape), dtype), ((n, *problem.shape), dtype),
-            ((n, *fft.spectrum_shape), fft.spectrum_dtype),
-            ((n, *coefficient_shape), dtype), ((n, *coefficient_shape), dtype), ((n, *problem.field_shape), dtype),
-            ((n, *coefficient_shape), real), ((n, *measured), real),
-        ])  # fmt: skip
-        self.inverse = np.empty((slots, *fft.spectrum_shape), real)
-        self.penalties, self.thresholds = np.ones((2, slots)), np.zeros((2, slots))
-        self.ones = np.ones(slots)
-        self.forward_transform, self.adjoint_transform = _functions(transform, problem)
-        self._arrange()
-
-    def _arrange(self):
-        """The parts: all images on the problem's threads, or several groups of images (of whole problems, if there
-        are several) on one thread each."""
-        n, pieces = self.slots * self.images, self.images if self.slots == 1 else self.slots
-        threads = threads_of(self.problem, n)
-        groups = 1 if n == 1 else min(threads, pieces)
-        self.threads = threads if groups == 1 else 1
-        self.fft = self.problem.fft
-        if self.fft.threads != self.threads:
-            self.fft = plan_fft(self.problem.shape, self.problem.dtype, threads=self.threads, library=self.fft.library)
-        cuts = [pieces * k // groups for k in range(groups + 1)]
-        each = n // pieces
-        self.parts = [
-            _Part(self, slice(a * each, b * each), slice(0, 1) if self.slots == 1 else slice(a, b))
-            for a, b in itertools.pairwise(cuts)
-        ]
-
-    def narrow(self, slots):
-        """Work on the first ``slots`` problems only."""
-        n = slots * self.images
-        for name in ("x", "pulled", "image", "spectrum", "t", "w", "q", "m1", "m2"):
-            setattr(self, name, getattr(self, name)[:n])
-        self.inverse, self.ones = self.inverse[:slots], self.ones[:slots]
-        self.penalties, self.thresholds = self.penalties[:, :slots].copy(), self.thresholds[:, :slots].copy()
-        self.slots = slots
-        self._arrange()
-
-    def move(self, source, target):
-        """Let the problem in slot ``target`` be the one in slot ``source``."""
-        a, b = self.span(source), self.span(target)
-        for array in (self.w, self.q, self.x):
-            array[b] = array[a]
-        self.inverse[target] = self.inverse[source]
-        for array in (self.penalties, self.thresholds):
-            array[:, target] = array[:, source]
-
-    def span(self, slot):
-        return slice(slot * self.images, (slot + 1) * self.images)
-
-    def start(self, slot, state):
-        """From a state, or from 0."""
-        part = self.span(slot)
-        if state is None:
-            self.w[part], self.q[part] = 0, 0
-            self.thresholds[:, slot], self.penalties[:, slot] = 0, 1
-        else:
-            self.w[part], self.q[part] = state.coefficients, state.field
-            self.thresholds[:, slot], self.penalties[:, slot] = state.thresholds, state.penalties
-
-    def state(self, slot):
-        part = self.span(slot)
-        return LowerState(
-            self.w[part].copy(), self.q[part].copy(), self.thresholds[:, slot].copy(), self.penalties[:, slot].copy()
-        )
-
-    def step(self, solve, relaxation, checked=()):
-        """Everything of an iteration but the new thresholds: x, t = W x, the fields and their magnitudes.
-
-        ``solve(part)`` replaces the spectra of a part, the transform of penalties_1 W^T(u - a) + penalties_2
-        grad^T(p - b), by those of x.  Returns, for each slot in ``checked``, x's Fourier coefficients and ``status``
-        before the fields changed.
-        """
-        spectra, rows = {}, {}
-        wanted = {b for slot in checked for b in range(slot * self.images, (slot + 1) * self.images)}
-
-        def run(part):
-            part.pull()
-            solve(part)
-            mine = [b for b in range(part.images.start, part.images.stop) if b in wanted] if wanted else ()
-            for b in mine:
-                spectra[b] = self.spectrum[b].copy()
-            part.analyse()
-            for b in mine:
-                rows[b] = self._status(b)
-            part.update(relaxation)
-
-        if len(self.parts) == 1:
-            run(self.parts[0])
-        else:
-            run_tasks([functools.partial(run, part) for part in self.parts])
-        found = {}
-        for slot in checked:
-            own = range(slot * self.images, (slot + 1) * self.images)
-            found[slot] = np.stack([spectra[b] for b in own]), _summed([rows[b] for b in own])
-        return found
-
-    def find_thresholds(self, radii):
-        """The thresholds that bring the fields into the balls of these radii, (2, K)."""
-        find, threads = self.kernels.ball_thresholds, self.threads
-        if len(self.parts) == 1:
-            find(self.m1, radii[0], self.thresholds[0], threads=threads)
-            find(self.m2, radii[1], self.thresholds[1], threads=threads)
-        else:
-            run_tasks([
-                functools.partial(find, measured, limits, found)
-                for measured, limits, found in zip((self.m1, self.m2), radii, self.thresholds, strict=True)
-            ])  # fmt: skip
-
-    def _status(self, b):
-        tau, theta = self.thresholds[:, b // self.images]
-        return (
-            self.kernels.coefficient_status(self.t[b], self.w[b], tau, None, threads=self.threads),
-            self.kernels.field_status(self.x[b], self.q[b], theta, self.isotropic, threads=self.threads),
-        )
-
-    def status(self, slot):
-        """Sums over a slot's images: (|W x|_1, |Wx-u|^2, |u|^2, max |Wx-u+a|) and the same of grad x, TV and p."""
-        return _summed([self._status(b) for b in range(*self.span(slot).indices(len(self.x)))])
-
-    def split_images(self, slot):
-        """u, a and p, b of a slot, as new arrays."""
-        part = self.span(slot)
-        a = np.empty_like(self.w[part])
-        for b, out in enumerate(a):
-            self.kernels.clip_coefficients(self.w[part][b], self.thresholds[0, slot], None, out, threads=self.threads)
-        q = self.q[part]
-        norm = np.sqrt(np.sum(np.abs(q) ** 2, axis=1, keepdims=True)) if self.isotropic else np.abs(q)
-        theta = self.thresholds[1, slot]
-        b = q * (theta / np.maximum(norm, max(theta, np.finfo(float).tiny))).astype(norm.dtype)
-        return self.w[part] - a, a, q - b, b
-
-    def rescale(self, slot, block, factor):
-        """The penalty of block 0 (coefficients) or 1 (field) times factor, its multiplier the same."""
-        u, a, p, b = self.split_images(slot)
-        part = self.span(slot)
-        real = self.problem.real_dtype.type(factor)
-        if block == 0:
-            self.w[part] = u + a / real
-        else:
-            self.q[part] = p + b / real
-        self.penalties[block, slot] *= factor
-        self.thresholds[block, slot] /= factor
-
-    def adjoint(self, coefficients, out):
-        """out <- W^T c for a slot's coefficients."""
-        self.adjoint_transform(coefficients, out, self.threads)
-
-
-class _Part:
-    """Neighbouring images of a split, and the problems that they belong to: views of the split's arrays."""
-
-    def __init__(self, split, images, slots):
-        self.kernels, self.isotropic, self.threads, self.fft = split.kernels, split.isotropic, split.threads, split.fft
-        self.forward, self.adjoint = split.forward_transform, split.adjoint_transform
-        self.images, self.slots = images, slots
-        for name in ("x", "pulled", "image", "spectrum", "t", "w", "q", "m1", "m2"):
-            setattr(self, name, getattr(split, name)[images])
-        self.inverse, self.ones = split.inverse[slots], split.ones[slots]
-        self.one, self.two = (row[slots] for row in split.penalties)
-        self.tau, self.theta = (row[slots] for row in split.thresholds)
-        self.pairs = list(zip(self.pulled, self.spectrum, self.x, strict=True))
-
-    def pull(self):
-        """spectrum <- the transform of penalties_1 W^T(u - a) + penalties_2 grad^T(p - b), unscaled."""
-        k, threads = self.kernels, self.threads
-        k.field_divergences(self.q, self.theta, self.two, self.isotropic, self.pulled, threads=threads)
-        k.reflect_coefficients(self.w, self.tau, self.one, self.t, threads=threads)
-        self.adjoint(self.t, self.image, threads)
-        np.add(self.pulled, self.image, out=self.pulled)
-        for image, spectrum, _ in self.pairs:
-            done = self.fft.forward(image, spectrum)
-            if done is not spectrum:
-                spectrum[...] = done
-
-    def analyse(self):
-        """x and t = W x from the spectrum, which is lost."""
-        for _, spectrum, x in self.pairs:
-            done = self.fft.inverse(spectrum, x)
-            if done is not x:
-                x[...] = done
-        self.forward(self.x, self.t, self.threads)
-
-    def update(self, relaxation):
-        """The fields and their magnitudes, from x and t and the old thresholds."""
-        k, threads = self.kernels, self.threads
-        k.measure_coefficients(self.t, self.w, self.m1, relaxation, self.tau, self.ones, threads=threads)
-        k.update_fields(self.x, self.q, self.m2, relaxation, self.theta, self.ones, self.isotropic, threads=threads)
-
-
-def _summed(rows):
-    """One row (norm, |difference|^2, |split|^2, largest) a split, over images."""
-    sums = []
-    for parts in zip(*rows, strict=True):
-        columns = list(zip(*parts, strict=True))
-        sums.append((sum(columns[0]), sum(columns[2]), sum(columns[3]), max(columns[5])))
-    return sums
-
-
-def threads_of(problem, images):
-    """Threads for that many images side by side."""
-    parts = 2 if problem.dtype.kind == "c" else 1
-    return problem.threads if images == 1 else threads_for(images * parts * problem.pixels, problem.allowed)
-
-
-def _functions(transform, problem):
-    """W and W^T as functions of (source, target, threads), without the checks of the public methods where it pays."""
-    if isinstance(transform, Wavelet) and transform.name in ("haar", "db1"):
-        level, ndim, module = transform.level_for(problem.shape), len(problem.shape), problem.kernels.module
-        return (
-            lambda x, out, threads: module.haar_forward(x, level, ndim, out, threads),
-            lambda c, out, threads: module.haar_inverse(c, level, ndim, out, threads),
-        )
-    return (
-        lambda x, out, threads: transform.forward(x, out=out, threads=threads),
-        lambda c, out, threads: transform.adjoint(c, out=out, threads=threads),
-    )
 
 
 class TVWaveletModel:
@@ -363,27 +109,27 @@ class TVWaveletModel:
         return self._solve(goals, None, tol, max_iter, None)
 
     def _solve(self, chains, penalised, tol, max_iter, callback):
-        split = self._take(min(len(chains), WIDTH))
+        iterates = self._take(min(len(chains), WIDTH))
         waiting = list(range(len(chains)))
         results = [[] for _ in chains]
         runs = []
-        for slot in range(split.slots):
-            runs.append(_Run(self, split, slot, waiting.pop(0), chains, penalised, tol, max_iter, callback))
+        for slot in range(iterates.slots):
+            runs.append(_Run(self, iterates, slot, waiting.pop(0), chains, penalised, tol, max_iter, callback))
         goals = np.array([run.goal for run in runs]).T.copy()
 
         def solve(part):
-            linear = self.linear[part.images] if split.slots == 1 else self.linear
-            split.kernels.spectrum_step(part.spectrum, linear, part.inverse, threads=part.threads)
+            linear = self.linear[part.images] if iterates.slots == 1 else self.linear
+            iterates.kernels.spectrum_step(part.spectrum, linear, part.inverse, threads=part.threads)
 
         while runs:
             checking = [run for run in runs if run.checks()]
             balancing = [run.before_balance() for run in runs if run.balances()]
-            found = split.step(solve, RELAXATION, [run.slot for run in checking])
+            found = iterates.step(solve, RELAXATION, [run.slot for run in checking])
             finished = [run for run in checking if run.check(*found[run.slot])]
             if penalised:
-                np.divide(goals, split.penalties, out=split.thresholds)
+                np.divide(goals, iterates.penalties, out=iterates.thresholds)
             else:
-                split.find_thresholds(goals)
+                iterates.find_thresholds(goals)
             for run, old in balancing:
                 run.balance(old)
             for run in runs:
@@ -395,15 +141,15 @@ class TVWaveletModel:
                     continue
                 last = runs.pop()
                 if last is not run:
-                    split.move(last.slot, run.slot)
+                    iterates.move(last.slot, run.slot)
                     goals[:, run.slot] = goals[:, last.slot]
                     last.slot = run.slot
                     runs[run.slot] = last
                 if runs:
-                    split.narrow(len(runs))
+                    iterates.narrow(len(runs))
                     goals = goals[:, : len(runs)].copy()
         if len(chains) == 1:
-            self._idle.append(split)
+            self._idle.append(iterates)
         return results
 
     def _take(self, slots):
@@ -413,21 +159,21 @@ class TVWaveletModel:
                 return self._idle.pop()
             except IndexError:
                 pass
-        return Split(self.problem, self.transform, self.isotropic, len(self.quadratic.observed), slots)
+        return Iterates(self.problem, self.transform, self.isotropic, len(self.quadratic.observed), slots)
 
 
 class _Run:
     """One problem after another in a slot: its bounds, its checks and its penalties."""
 
-    def __init__(self, model, split, slot, chain, chains, penalised, tol, max_iter, callback):
-        self.model, self.split, self.slot, self.chains = model, split, slot, chains
+    def __init__(self, model, iterates, slot, chain, chains, penalised, tol, max_iter, callback):
+        self.model, self.iterates, self.slot, self.chains = model, iterates, slot, chains
         self.penalised, self.tol, self.max_iter, self.callback = penalised, tol, max_iter, callback
         self.begin(chain)
 
     def begin(self, chain):
         self.chain, self.position = chain, 0
         self.goal, state = self.chains[chain][0]
-        self.split.start(self.slot, state)
+        self.iterates.start(self.slot, state)
         self._reset()
         return True
 
@@ -436,8 +182,8 @@ class _Run:
         self.position += 1
         if self.position == len(self.chains[self.chain]):
             return False
-        if not self.split.thresholds[:, self.slot].any():
-            self.split.start(self.slot, None)
+        if not self.iterates.thresholds[:, self.slot].any():
+            self.iterates.start(self.slot, None)
         self.goal, _ = self.chains[self.chain][self.position]
         self._reset()
         return True
@@ -447,10 +193,10 @@ class _Run:
         self._set_inverse()
 
     def _set_inverse(self):
-        one, two = self.split.penalties[:, self.slot]
+        one, two = self.iterates.penalties[:, self.slot]
         real, scale = self.model.problem.real_dtype.type, self.model.problem.scale
         denominator = self.model.quadratic.gram + real(one) + real(two) * self.model.laplacian
-        np.divide(real(scale), denominator, out=self.split.inverse[self.slot])
+        np.divide(real(scale), denominator, out=self.iterates.inverse[self.slot])
 
     def checks(self):
         return self.done % CHECK_EVERY == 0 or self.done == self.max_iter
@@ -461,7 +207,7 @@ class _Run:
         (norm, _, _, largest), (tv, _, _, steepest) = status
         square, cross = quadratic.moments(spectrum)
         norms = np.array([norm, tv])
-        bounds = self.split.penalties[:, self.slot] * (largest, steepest)
+        bounds = self.iterates.penalties[:, self.slot] * (largest, steepest)
         if not np.isfinite(square + norm + tv):
             raise DivergenceError(
                 f"lower level: the iterate became NaN or infinite by iteration {self.done}; rescale the data to order 1"
@@ -482,7 +228,7 @@ class _Run:
         self.lower_bound = max(self.lower_bound, lower)
         if value < self.value:
             real = self.model.problem.real_dtype.type(scale)
-            images = self.split.x[self.split.span(self.slot)] * real
+            images = self.iterates.x[self.iterates.span(self.slot)] * real
             self.value, self.best = value, (images, spectrum * real, norms * scale)
         self.converged = self.value - self.lower_bound <= self.tol * quadratic.at_zero
         stopped = self.callback is not None and bool(self.callback(self.done, self.best[1]))
@@ -492,36 +238,36 @@ class _Run:
         return self.done in BALANCE_AT
 
     def before_balance(self):
-        u, _, p, _ = self.split.split_images(self.slot)
+        u, _, p, _ = self.iterates.split_images(self.slot)
         return self, (u, p)
 
     def balance(self, old):
         """Each penalty by the ratio of the relative primal to the relative dual change (spec of residual balancing)."""
-        u, a, p, b = self.split.split_images(self.slot)
-        (_, gap_u, _, _), (_, gap_p, _, _) = self.split.status(self.slot)
+        u, a, p, b = self.iterates.split_images(self.slot)
+        (_, gap_u, _, _), (_, gap_p, _, _) = self.iterates.status(self.slot)
         changed = False
         for block, (gap, new, before, dual) in enumerate(((gap_u, u, old[0], a), (gap_p, p, old[1], b))):
-            if self.split.thresholds[block, self.slot] == 0:
+            if self.iterates.thresholds[block, self.slot] == 0:
                 continue
             size, moved = _norm(new), RELAXATION * _norm(new - before)
             primal = np.sqrt(gap) / max(size, 1e-12)
             ratio = np.sqrt(primal / max(moved / max(_norm(dual), 1e-300), 1e-300))
             if not 1 / BALANCED <= ratio <= BALANCED:
-                self.split.rescale(self.slot, block, float(np.clip(ratio, 1 / BALANCE_BY, BALANCE_BY)))
+                self.iterates.rescale(self.slot, block, float(np.clip(ratio, 1 / BALANCE_BY, BALANCE_BY)))
                 changed = True
         if changed:
             self._set_inverse()
 
     def solution(self):
         x, spectrum, norms = self.best
-        split = self.split
+        iterates = self.iterates
         if self.penalised:
             multipliers = np.array(self.goal)
         else:
-            multipliers = split.penalties[:, self.slot] * split.thresholds[:, self.slot]
+            multipliers = iterates.penalties[:, self.slot] * iterates.thresholds[:, self.slot]
         return LowerSolution(
             x, spectrum, float(self.value), float(self.lower_bound), multipliers, norms, self.done - 1,
-            bool(self.converged), split.state(self.slot),
+            bool(self.converged), iterates.state(self.slot),
         )  # fmt: skip
 
 

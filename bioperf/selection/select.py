@@ -8,7 +8,7 @@ import numpy as np
 from .._validation import check_callback, check_choice, check_count, check_threads
 from ..lower import problem_for
 from . import baselines, bfdca, hypergradient, searches
-from .constrained import threads_of
+from .iterates import threads_of
 from .problems import TVWavelet, check_radii
 from .relaxation import BIORelaxation, TVWeight
 from .result import Recorder, Selection

@@ -10,7 +10,8 @@ from scipy.optimize import brentq
 from ..fft import workspace
 from ..kernels import get_backend
 from ..solution import DivergenceError
-from .constrained import BALANCE_BY, BALANCED, CHECK_EVERY, LowerState, Split
+from .constrained import BALANCE_BY, BALANCED, CHECK_EVERY
+from .iterates import Iterates, LowerState
 
 RELAXATION = 1.6
 BALANCE_EVERY, BALANCES = 30, 40
@@ -108,11 +109,11 @@ class Subproblem:
         self.fallbacks = 0
         training = model.quadratic
         images = len(training.observed)
-        self.split = Split(self.problem, model.transform, model.isotropic, images)
+        self.iterates = Iterates(self.problem, model.transform, model.isotropic, images)
         fft, real = self.problem.fft, self.problem.real_dtype
         self.z, self.base = workspace([((images, *fft.spectrum_shape), fft.spectrum_dtype)] * 2)
         self.power, self.clipped = workspace([
-            ((images, *fft.spectrum_shape), real), (self.split.t.shape, self.problem.dtype),
+            ((images, *fft.spectrum_shape), real), (self.iterates.t.shape, self.problem.dtype),
         ])  # fmt: skip
         self.support = (training.gram > 0).astype(real)
 
@@ -155,12 +156,12 @@ class Subproblem:
         gap : float
             Absolute tolerance of the certified gap.
         """
-        problem, split = self.problem, self.split
+        problem, iterates = self.problem, self.iterates
         real, scale = problem.real_dtype.type, problem.scale
-        split.start(0, state.splits)
+        iterates.start(0, state.splits)
         self.z[...] = state.data
         growth = point.alpha / state.alpha
-        split.penalties *= growth
+        iterates.penalties *= growth
         penalty, mu = state.data_penalty * growth, np.array(state.mu)
         mu[:3] *= growth
         curvature = state.mu[0] / state.data_penalty
@@ -168,8 +169,8 @@ class Subproblem:
 
         def set_inverse():
             diagonal = self.upper.gram + real(point.rho_x) + real(penalty) * self.support
-            diagonal += real(split.penalties[0, 0]) + real(split.penalties[1, 0]) * self.model.laplacian
-            np.divide(real(scale), diagonal, out=split.inverse[0])
+            diagonal += real(iterates.penalties[0, 0]) + real(iterates.penalties[1, 0]) * self.model.laplacian
+            np.divide(real(scale), diagonal, out=iterates.inverse[0])
 
         set_inverse()
         best, lower_bound, previous, settled, balances = None, -np.inf, None, False, 0
@@ -178,14 +179,14 @@ class Subproblem:
             check = done % CHECK_EVERY == 0 or done == max_iter
             balance = done % BALANCE_EVERY == 0 and balances < BALANCES
             if balance:
-                before = split.split_images(0), self._data_parts(curvature)
-            found = split.step(
+                before = iterates.split_images(0), self._data_parts(curvature)
+            found = iterates.step(
                 functools.partial(self._data_step, penalty, curvature), RELAXATION, [0] if check or balance else []
             )
             if check or balance:
                 spectrum, ((one, _, _, _), (two, _, _, _)) = found[0]
             mu = self._multipliers(point, penalty, mu)
-            split.thresholds[:, 0] = mu[1:3] / split.penalties[:, 0]
+            iterates.thresholds[:, 0] = mu[1:3] / iterates.penalties[:, 0]
             curvature = mu[0] / penalty
             if check:
                 parts = self.parts(spectrum, (one, two))
@@ -217,7 +218,7 @@ class Subproblem:
         return SubproblemSolution(
             spectrum, radii, value, lower_bound, self.violation(parts, radii, point), mu[:3].copy(), parts, done,
             converged,
-            SubproblemState(split.state(0), self.z.copy(), penalty, mu, point.alpha),
+            SubproblemState(iterates.state(0), self.z.copy(), penalty, mu, point.alpha),
         )  # fmt: skip
 
     def _data_step(self, penalty, curvature, part):
@@ -225,17 +226,17 @@ class Subproblem:
         training, images = self.model.quadratic, part.images
         part.kernels.data_step(
             part.spectrum, self.z[images], self.power[images], self.base[images], training.observed[images],
-            training.gram, self.split.inverse[0], training.factor, penalty / self.problem.scale, curvature, RELAXATION,
-            1.0, threads=part.threads,
+            training.gram, part.inverse[0], training.factor, penalty / self.problem.scale, curvature, RELAXATION, 1.0,
+            threads=part.threads,
         )  # fmt: skip
 
     def _multipliers(self, point, penalty, start):
-        split, training = self.split, self.model.quadratic
+        iterates, training = self.iterates, self.model.quadratic
         arguments = (
-            split.m1, split.m2, self.power, training.gram, (penalty, *split.penalties[:, 0]), self.sigma,
+            iterates.m1, iterates.m2, self.power, training.gram, (penalty, *iterates.penalties[:, 0]), self.sigma,
             point.multipliers, point.radii, point.rho_r, training.floor - point.constant, point.alpha, tuple(start),
         )  # fmt: skip
-        found, mu = split.kernels.coupled_multipliers(*arguments, threads=split.threads)
+        found, mu = iterates.kernels.coupled_multipliers(*arguments, threads=iterates.threads)
         if not found:
             self.fallbacks += 1
             found, mu = get_backend("reference").coupled_multipliers(*arguments)
@@ -248,19 +249,19 @@ class Subproblem:
 
     def _lower_bound(self, point, mu):
         """The dual value at mu and the clipped multipliers of the splits, which are within mu exactly."""
-        split, problem, training = self.split, self.problem, self.model.quadratic
+        iterates, problem, training = self.iterates, self.problem, self.model.quadratic
         real = problem.real_dtype.type
-        one, two = split.penalties[:, 0]
+        one, two = iterates.penalties[:, 0]
         value = 0.0
         hessian = self.upper.gram + real(point.rho_x) + real(mu[0]) * training.gram
-        for b, image in enumerate(split.image):
-            kernels, theta, threads = split.kernels, split.thresholds[:, 0], split.threads
-            kernels.clip_coefficients(split.w[b], theta[0], None, self.clipped[b], threads=threads)
-            kernels.field_divergence(split.q[b], theta[1], split.isotropic, 0.0, two, image, threads=threads)
-        pulled = split.pulled
-        split.adjoint(self.clipped, pulled)
+        for b, image in enumerate(iterates.image):
+            kernels, theta, threads = iterates.kernels, iterates.thresholds[:, 0], iterates.threads
+            kernels.clip_coefficients(iterates.w[b], theta[0], None, self.clipped[b], threads=threads)
+            kernels.field_divergence(iterates.q[b], theta[1], iterates.isotropic, 0.0, two, image, threads=threads)
+        pulled = iterates.pulled
+        iterates.adjoint(self.clipped, pulled)
         pulled *= real(one)
-        pulled += split.image
+        pulled += iterates.image
         for b, image in enumerate(pulled):
             dual = problem.fft.coefficients(image)
             right = self.upper.linear[b] + real(point.rho_x) * point.spectrum[b]
@@ -316,9 +317,9 @@ class Subproblem:
     def _balance(self, before, spectrum, penalty, curvature):
         """Penalties by the ratio of relative primal to relative dual change, as the lower level's."""
         (u_old, _, p_old, _), (w_old, _) = before
-        u, a, p, b = self.split.split_images(0)
+        u, a, p, b = self.iterates.split_images(0)
         w, e = self._data_parts(curvature)
-        (_, gap_u, _, _), (_, gap_p, _, _) = self.split.status(0)
+        (_, gap_u, _, _), (_, gap_p, _, _) = self.iterates.status(0)
         gap_w = _norm((spectrum - self.model.quadratic.observed) * self.support - w)
         rows = [(np.sqrt(gap_u), u, u_old, a), (np.sqrt(gap_p), p, p_old, b), (gap_w, w, w_old, e)]
         changed = False
@@ -333,7 +334,7 @@ class Subproblem:
             factor = float(np.clip(ratio, 1 / BALANCE_BY, BALANCE_BY))
             changed = True
             if block < 2:
-                self.split.rescale(0, block, factor)
+                self.iterates.rescale(0, block, factor)
             else:
                 penalty *= factor
                 self.z[...] = w + e / self.problem.real_dtype.type(factor)
