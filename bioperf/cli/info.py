@@ -13,8 +13,8 @@ from .report import print_rows
 __all__ = ["print_info"]
 
 _PACKAGES = (
-    "numpy", "scipy", "numba", "scikit-image", "imageio", "tifffile", "matplotlib", "typer", "rich", "PyWavelets", "ducc0",
-    "pyfftw", "h5py", "nibabel", "optuna",
+    "numpy", "scipy", "numba", "scikit-image", "PyWavelets", "imageio", "tifffile", "matplotlib", "typer", "rich",
+    "ducc0", "pyfftw", "h5py", "nibabel", "optuna",
 )  # fmt: skip
 
 

@@ -103,8 +103,8 @@ def safeguarded(
        tried; it ends when the region is smaller than ``least_radius`` or after ``max_refinements`` steps.
 
     The lower level is solved to 3 times the problem's tolerance on the path, and in the refinement, where values that
-    differ by 1e-4 are compared, to 0.3 times, unless F is 2 % above the best already at 3 times.  The paper's convergence theorem does not cover extrapolation
-    and refinement.
+    differ by 1e-4 are compared, to 0.3 times, unless F is 2 % above the best already at 3 times.  The paper's
+    convergence theorem does not cover extrapolation and refinement.
 
     Parameters
     ----------

@@ -13,8 +13,8 @@ CHECK_EVERY = 10
 # At these iterations each split's penalty is set anew where its primal and dual changes differ by more than BALANCED.
 BALANCE_AT = frozenset({20, 50, 100, 150, 200, 300, 400, 600, 800, 1200, 1600})
 BALANCED, BALANCE_BY = 1.5, 3.0
-# Problems solved side by side: beyond this their states leave the cache.
-WIDTH = 8
+# At most so many problems side by side, and so many bytes: their iterates stay in the cache.
+WIDTH, WIDTH_BYTES = 8, 4 << 20
 
 
 @dataclass
@@ -109,7 +109,8 @@ class TVWaveletModel:
         return self._solve(goals, None, tol, max_iter, None)
 
     def _solve(self, chains, penalised, tol, max_iter, callback):
-        iterates = self._take(min(len(chains), WIDTH))
+        state = 14 * self.problem.pixels * len(self.quadratic.observed) * self.problem.dtype.itemsize
+        iterates = self._take(min(len(chains), WIDTH, max(1, WIDTH_BYTES // state)))
         waiting = list(range(len(chains)))
         results = [[] for _ in chains]
         runs = []
@@ -242,18 +243,14 @@ class _Run:
         return self, (u, p)
 
     def balance(self, old):
-        """Each penalty by the ratio of the relative primal to the relative dual change (spec of residual balancing)."""
+        """Each penalty by its ``balance_factor``."""
         u, a, p, b = self.iterates.split_images(self.slot)
         (_, gap_u, _, _), (_, gap_p, _, _) = self.iterates.status(self.slot)
         changed = False
         for block, (gap, new, before, dual) in enumerate(((gap_u, u, old[0], a), (gap_p, p, old[1], b))):
-            if self.iterates.thresholds[block, self.slot] == 0:
-                continue
-            size, moved = _norm(new), RELAXATION * _norm(new - before)
-            primal = np.sqrt(gap) / max(size, 1e-12)
-            ratio = np.sqrt(primal / max(moved / max(_norm(dual), 1e-300), 1e-300))
-            if not 1 / BALANCED <= ratio <= BALANCED:
-                self.iterates.rescale(self.slot, block, float(np.clip(ratio, 1 / BALANCE_BY, BALANCE_BY)))
+            factor = balance_factor(np.sqrt(gap), new, RELAXATION * (new - before), dual)
+            if factor != 1:
+                self.iterates.rescale(self.slot, block, factor, new, dual)
                 changed = True
         if changed:
             self._set_inverse()
@@ -271,7 +268,17 @@ class _Run:
         )  # fmt: skip
 
 
-def _norm(a):
+def balance_factor(gap, primal, moved, dual):
+    """A factor for the penalty of a split: the root of its relative primal over its relative dual change, within
+    1 / BALANCE_BY and BALANCE_BY; 1 where it is within BALANCED of 1 or no constraint is active."""
+    size = norm(dual)
+    if size == 0:
+        return 1.0
+    ratio = np.sqrt((gap / max(norm(primal), 1e-12)) / max(norm(moved) / size, 1e-300))
+    return 1.0 if 1 / BALANCED <= ratio <= BALANCED else float(np.clip(ratio, 1 / BALANCE_BY, BALANCE_BY))
+
+
+def norm(a):
     return float(np.sqrt(np.vdot(a, a).real))
 
 

@@ -10,6 +10,9 @@ from ..fft import plan_fft, workspace
 from ..kernels import run_tasks, threads_for
 from ..transforms import Wavelet
 
+# Pixels from which groups of images run on threads of their own: below, waiting for each other costs more.
+APART_FROM = 200**2
+
 
 @dataclass
 class LowerState:
@@ -55,15 +58,14 @@ class Iterates:
         self._arrange()
 
     def _arrange(self):
-        """The parts: all images on the problem's threads, or several groups of images (of whole problems, if there
-        are several) on one thread each."""
+        """The parts: groups of images, of whole problems if there are several, on one thread each unless alone."""
         n, pieces = self.slots * self.images, self.images if self.slots == 1 else self.slots
         threads = threads_of(self.problem, n)
-        groups = 1 if n == 1 else min(threads, pieces)
+        groups = min(threads, pieces) if n > 1 else 1
         self.threads = threads if groups == 1 else 1
         self.fft = self.problem.fft
-        if self.fft.threads != self.threads:
-            self.fft = plan_fft(self.problem.shape, self.problem.dtype, threads=self.threads, library=self.fft.library)
+        if n > 1 and self.fft.threads > 1:
+            self.fft = plan_fft(self.problem.shape, self.problem.dtype, threads=1, library=self.fft.library)
         cuts = [pieces * k // groups for k in range(groups + 1)]
         each = n // pieces
         self.parts = [
@@ -164,26 +166,23 @@ class Iterates:
         return _summed([self._status(b) for b in range(*self.span(slot).indices(len(self.x)))])
 
     def split_images(self, slot):
-        """u, a and p, b of a slot, as new arrays."""
+        """u, a and p, b of a slot, as new arrays; the magnitudes have to be those of the fields."""
         part = self.span(slot)
-        a = np.empty_like(self.w[part])
-        for b, out in enumerate(a):
-            self.kernels.clip_coefficients(self.w[part][b], self.thresholds[0, slot], None, out, threads=self.threads)
-        q = self.q[part]
-        norm = np.sqrt(np.sum(np.abs(q) ** 2, axis=1, keepdims=True)) if self.isotropic else np.abs(q)
-        theta = self.thresholds[1, slot]
-        b = q * (theta / np.maximum(norm, max(theta, np.finfo(float).tiny))).astype(norm.dtype)
-        return self.w[part] - a, a, q - b, b
+        w, q, m2 = self.w[part], self.q[part], self.m2[part]
+        tau, theta = self.thresholds[:, slot]
+        a = np.empty_like(w)
+        for old, out in zip(w, a, strict=True):
+            self.kernels.clip_coefficients(old, tau, None, out, threads=self.threads)
+        scale = np.maximum(m2, m2.dtype.type(max(theta, np.finfo(m2.dtype).tiny)))
+        np.divide(m2.dtype.type(theta), scale, out=scale)
+        b = q * (scale[:, None] if self.isotropic else scale)
+        return w - a, a, q - b, b
 
-    def rescale(self, slot, block, factor):
-        """The penalty of block 0 (coefficients) or 1 (field) times factor, its multiplier the same."""
-        u, a, p, b = self.split_images(slot)
-        part = self.span(slot)
-        real = self.problem.real_dtype.type(factor)
-        if block == 0:
-            self.w[part] = u + a / real
-        else:
-            self.q[part] = p + b / real
+    def rescale(self, slot, block, factor, primal, dual):
+        """The penalty of block 0 (u, a) or 1 (p, b) times factor, its multiplier the same."""
+        field = (self.w, self.q)[block][self.span(slot)]
+        np.multiply(dual, self.problem.real_dtype.type(1 / factor), out=field)
+        field += primal
         self.penalties[block, slot] *= factor
         self.thresholds[block, slot] /= factor
 
@@ -245,8 +244,10 @@ def _summed(rows):
 
 def threads_of(problem, images):
     """Threads for that many images side by side."""
+    if images == 1:
+        return problem.threads
     parts = 2 if problem.dtype.kind == "c" else 1
-    return problem.threads if images == 1 else threads_for(images * parts * problem.pixels, problem.allowed)
+    return threads_for(images * parts * problem.pixels, problem.allowed) if problem.pixels >= APART_FROM else 1
 
 
 def _functions(transform, problem):

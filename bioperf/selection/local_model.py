@@ -8,8 +8,9 @@ REACH, NEAR = 5.0, 2.5
 LEAST_SPREAD = 0.6
 # Keeps the curvature finite where the points do not determine it, as a part of the sum of squares.
 RIDGE = 1e-3
-# Steps are chosen on a grid of so many points an axis: the model may be concave, and the region is a square.
-POINTS = 41
+# Steps are chosen on a grid: the model may be concave, and the region is a square.
+GRID = np.stack(np.meshgrid(*[np.linspace(-1, 1, 41)] * 2, indexing="ij"), axis=-1).reshape(-1, 2)
+SQUARES = np.stack([0.5 * GRID[:, 0] ** 2, GRID[:, 0] * GRID[:, 1], 0.5 * GRID[:, 1] ** 2], axis=1)
 
 
 def propose(points, values, centre, radius):
@@ -34,18 +35,16 @@ def propose(points, values, centre, radius):
     if spread[1] < LEAST_SPREAD:
         direction = directions[1] / np.abs(directions[1]).max()
         return radius * (-direction if slope @ direction > 0 else direction), None
-    axis = np.linspace(-1, 1, POINTS)
-    trials = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
-    model = trials @ slope + 0.5 * np.einsum("ij,jk,ik->i", trials, curvature, trials)
+    model = GRID @ slope + SQUARES @ curvature
     best = int(np.argmin(model))
-    return radius * trials[best], float(-model[best])
+    return radius * GRID[best], float(-model[best])
 
 
 def _fit(steps, values, distance):
-    """Slope and curvature at 0 of the weighted least-squares quadratic; far points count less."""
+    """Slope and second derivatives (11, 12, 22) at 0 of the least-squares quadratic; far points count less."""
     one, two = steps.T
     basis = np.stack([np.ones_like(one), one, two, 0.5 * one**2, one * two, 0.5 * two**2], axis=1)
     weights = 1 / (1 + (distance / 2) ** 4)
     normal = basis.T @ (weights[:, None] * basis) + np.diag([1e-12, 1e-9, 1e-9, RIDGE, RIDGE, RIDGE])
-    _, a, b, aa, ab, bb = np.linalg.solve(normal, basis.T @ (weights * values))
-    return np.array([a, b]), np.array([[aa, ab], [ab, bb]])
+    solution = np.linalg.solve(normal, basis.T @ (weights * values))
+    return solution[1:3], solution[3:]

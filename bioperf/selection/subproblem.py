@@ -10,7 +10,7 @@ from scipy.optimize import brentq
 from ..fft import workspace
 from ..kernels import get_backend
 from ..solution import DivergenceError
-from .constrained import BALANCE_BY, BALANCED, CHECK_EVERY
+from .constrained import CHECK_EVERY, balance_factor, norm
 from .iterates import Iterates, LowerState
 
 RELAXATION = 1.6
@@ -320,21 +320,16 @@ class Subproblem:
         u, a, p, b = self.iterates.split_images(0)
         w, e = self._data_parts(curvature)
         (_, gap_u, _, _), (_, gap_p, _, _) = self.iterates.status(0)
-        gap_w = _norm((spectrum - self.model.quadratic.observed) * self.support - w)
+        gap_w = norm((spectrum - self.model.quadratic.observed) * self.support - w)
         rows = [(np.sqrt(gap_u), u, u_old, a), (np.sqrt(gap_p), p, p_old, b), (gap_w, w, w_old, e)]
         changed = False
         for block, (gap, new, old, dual) in enumerate(rows):
-            size = _norm(dual)
-            if size == 0:
+            factor = balance_factor(gap, new, RELAXATION * (new - old), dual)
+            if factor == 1:
                 continue
-            moved = RELAXATION * _norm(new - old)
-            ratio = np.sqrt((gap / max(_norm(new), 1e-12)) / max(moved / size, 1e-300))
-            if 1 / BALANCED <= ratio <= BALANCED:
-                continue
-            factor = float(np.clip(ratio, 1 / BALANCE_BY, BALANCE_BY))
             changed = True
             if block < 2:
-                self.iterates.rescale(0, block, factor)
+                self.iterates.rescale(0, block, factor, new, dual)
             else:
                 penalty *= factor
                 self.z[...] = w + e / self.problem.real_dtype.type(factor)
@@ -365,7 +360,3 @@ def _multiplier(rows, floors, room):
             return min(mu_0, meets) if not free else mu_0
         held += rate * floor
     return None
-
-
-def _norm(a):
-    return float(np.sqrt(np.vdot(a, a).real))
