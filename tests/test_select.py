@@ -360,6 +360,29 @@ def test_radii_are_checked(radii):
         problem().evaluator("supervised").evaluate(radii)
 
 
+def test_the_constrained_and_the_penalised_model_of_a_problem():
+    case = problem(images=(2,))
+    case.tol = 1e-8
+    radii = 0.6 * case.evaluator("supervised").norms
+    one = case.constrained(radii)
+    assert one.x.shape == case.reference.shape and one.converged
+    assert 0 <= one.value - one.lower_bound <= 1e-8 * 0.5 * np.linalg.norm(case.y) ** 2
+    assert np.all(one.norms <= radii * (1 + 1e-9)) and np.all(one.multipliers > 0)
+    # the multipliers are the weights of the penalised model with the same solution
+    other = case.penalised(one.multipliers, state=one.state)
+    np.testing.assert_allclose(other.norms, radii, rtol=1e-3)
+    np.testing.assert_allclose(other.x, one.x, atol=2e-3)
+    solution = bioperf.solve_lower(
+        case.A, case.y[0], one.multipliers[1], wavelet_weight=one.multipliers[0], wavelet=case.wavelet, isotropic=True,
+        tol=1e-7, max_iter=20000,
+    )  # fmt: skip
+    np.testing.assert_allclose(other.x[0], solution.x, atol=2e-3)
+    # a neighbour starts from the state
+    assert case.constrained(1.01 * radii, state=one.state).iterations < case.constrained(1.01 * radii).iterations
+    with pytest.raises(ValueError, match="weights: expected 2 numbers"):
+        case.penalised((1.0,))
+
+
 def test_radii_of_zero_leave_the_zero_image():
     trial = problem().evaluator("supervised").evaluate((0.0, 0.0))
     assert trial.converged and not trial.x.any()

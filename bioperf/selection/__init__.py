@@ -5,7 +5,9 @@
 >>> selection.weights
 """
 
+from .constrained import LowerSolution
 from .criteria import Split, split_samples
+from .iterates import LowerState
 from .problems import TVWavelet
 from .relaxation import BIORelaxation, TVWeight
 from .result import Selection, Trial
@@ -13,6 +15,8 @@ from .select import select_hyperparameters
 
 __all__ = [
     "BIORelaxation",
+    "LowerSolution",
+    "LowerState",
     "Selection",
     "Split",
     "TVWavelet",

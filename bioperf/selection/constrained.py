@@ -93,12 +93,12 @@ class TVWaveletModel:
         Stops when value - lower_bound <= tol f(0).  ``callback(iterations, spectrum)`` is called at each check with
         the Fourier coefficients of the best feasible images so far; returning True stops the run.
         """
-        return self._solve([[(np.asarray(radii, float), state)]], None, tol, max_iter, callback)[0][0]
+        return self._solve([[(np.asarray(radii, float), state)]], False, tol, max_iter, callback)[0][0]
 
     def penalised(self, weights, *, tol=1e-4, max_iter=2000, state=None, callback=None):
         """A ``LowerSolution`` of the penalised model; ``value`` and ``lower_bound`` are of the whole objective."""
         weights = np.asarray(weights, float)
-        return self._solve([[(weights, state)]], "penalised", tol, max_iter, callback)[0][0]
+        return self._solve([[(weights, state)]], True, tol, max_iter, callback)[0][0]
 
     def constrained_many(self, chains, *, tol=1e-4, max_iter=2000):
         """Several constrained problems side by side: chains of radii, each solved from the one before in its chain.
@@ -106,7 +106,7 @@ class TVWaveletModel:
         Returns the solutions in the same nesting.  An item has the same bits whatever is solved beside it.
         """
         goals = [[(np.asarray(radii, float), None) for radii in chain] for chain in chains]
-        return self._solve(goals, None, tol, max_iter, None)
+        return self._solve(goals, False, tol, max_iter, None)
 
     def _solve(self, chains, penalised, tol, max_iter, callback):
         state = 14 * self.problem.pixels * len(self.quadratic.observed) * self.problem.dtype.itemsize

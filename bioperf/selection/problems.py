@@ -1,5 +1,6 @@
 """The TV + wavelet model's radii, judged by held-out samples or references."""
 
+import dataclasses
 import functools
 import time
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from .._fourier import FourierProblem
 from .._sparse import resolve_transform
-from .._validation import as_images_like, check_choice, check_count, check_number, check_operator
+from .._validation import as_images_like, check_choice, check_count, check_number, check_operator, check_threads
 from ..lower import images_like, intensity_range
 from ..operators import MaskedFourier, MultiCoilFourier
 from ..transforms import Wavelet
@@ -82,6 +83,49 @@ class TVWavelet:
 
     def __repr__(self):
         return f"TVWavelet({self.A!r}, y of shape {self.y.shape}, wavelet={self.wavelet!r}, isotropic={self.isotropic})"
+
+    def constrained(self, radii, *, state=None, threads=None):
+        """Solve the lower level for given radii, on all data.
+
+        Parameters
+        ----------
+        radii : sequence of 2 floats >= 0
+            r_1 of |W x|_1 and r_2 of TV(x), summed over the stack, in the units of the image's intensity.
+        state : LowerState, optional
+            ``LowerSolution.state`` of neighbouring radii or weights, to start from.
+        threads : int, optional
+
+        Returns
+        -------
+        LowerSolution
+            x of shape (..., *A.shape), both bounds of the value, and ``multipliers``: the weights of the penalised
+            model with the same solution.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Unless the radii are two finite numbers >= 0.
+        DivergenceError
+            If NaN or infinity appears.
+        """
+        return self._solved(self._model(threads).constrained, check_radii(radii), state)
+
+    def penalised(self, weights, *, state=None, threads=None):
+        """Solve min 1/2 |A x - y|^2 + w_1 |W x|_1 + w_2 TV(x) by the same iteration; otherwise as ``constrained``.
+
+        weights : sequence of 2 floats >= 0
+            In the units of the image's intensity.
+        """
+        return self._solved(self._model(threads).penalised, check_radii(weights, "weights"), state)
+
+    def _model(self, threads):
+        problem = FourierProblem(self.A, self.dtype, check_threads(threads))
+        data = Quadratic.of_data(problem, self.A, self.y.reshape(-1, *self.A.data_shape))
+        return TVWaveletModel(data, self.wavelet, self.isotropic)
+
+    def _solved(self, solve, goal, state):
+        solution = solve(goal, tol=self.tol, max_iter=self.max_iter, state=state)
+        return dataclasses.replace(solution, x=solution.x.reshape(*self.batch_shape, *self.A.shape))
 
     def evaluator(self, criterion="holdout", *, seed=0, fractions=(0.70, 0.15, 0.15), calibration=4, threads=None):
         """The criterion as a function of the radii.
@@ -293,9 +337,9 @@ class TVWaveletEvaluator:
         return image_metrics(x, self.tv_wavelet.reference) | errors
 
 
-def check_radii(radii):
+def check_radii(radii, name="radii"):
     """Two finite numbers >= 0, or TypeError/ValueError."""
-    radii = np.array([check_number("radii", value) for value in np.atleast_1d(radii)])
+    radii = np.array([check_number(name, value) for value in np.atleast_1d(radii)])
     if radii.size != 2:
-        raise ValueError(f"radii: expected 2 numbers (for |W x|_1 and for TV), got {radii.size}")
+        raise ValueError(f"{name}: expected 2 numbers (for |W x|_1 and for TV), got {radii.size}")
     return radii
