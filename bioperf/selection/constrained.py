@@ -13,6 +13,8 @@ CHECK_EVERY = 10
 # At these iterations each split's penalty is set anew where its primal and dual changes differ by more than BALANCED.
 BALANCE_AT = frozenset({20, 50, 100, 150, 200, 300, 400, 600, 800, 1200, 1600})
 BALANCED, BALANCE_BY = 1.5, 3.0
+# In place of a norm of 0 where it divides, such that no quotient overflows.
+TINY = 1e-140
 # At most so many problems side by side, and so many bytes: their iterates stay in the cache.
 WIDTH, WIDTH_BYTES = 8, 4 << 20
 
@@ -274,7 +276,7 @@ def balance_factor(gap, primal, moved, dual):
     size = norm(dual)
     if size == 0:
         return 1.0
-    ratio = np.sqrt((gap / max(norm(primal), 1e-12)) / max(norm(moved) / size, 1e-300))
+    ratio = np.sqrt((gap / max(norm(primal), TINY)) / max(norm(moved) / size, TINY))
     return 1.0 if 1 / BALANCED <= ratio <= BALANCED else float(np.clip(ratio, 1 / BALANCE_BY, BALANCE_BY))
 
 

@@ -189,6 +189,13 @@ class Subproblem:
             iterates.thresholds[:, 0] = mu[1:3] / iterates.penalties[:, 0]
             curvature = mu[0] / penalty
             if check:
+                reached = self._radii(point, mu)
+                if previous is not None:
+                    step = np.maximum(np.abs(reached - point.radii), SETTLED_FLOOR * point.radii)
+                    settled = bool(np.all(np.abs(reached - previous) <= SETTLED * step))
+                previous = reached
+            if check and (settled or done == max_iter):
+                # the bounds cost several iterations: not before they can end the run
                 parts = self.parts(spectrum, (one, two))
                 if not np.isfinite(parts).all():
                     raise DivergenceError(
@@ -199,11 +206,6 @@ class Subproblem:
                 if best is None or value < best[0]:
                     best = value, spectrum, radii, parts
                 lower_bound = max(lower_bound, self._lower_bound(point, mu))
-                reached = self._radii(point, mu)
-                if previous is not None:
-                    step = np.maximum(np.abs(reached - point.radii), SETTLED_FLOOR * point.radii)
-                    settled = bool(np.all(np.abs(reached - previous) <= SETTLED * step))
-                previous = reached
                 wanted = gap if merit is None else min(gap, max(theta * (merit - best[0]), GAP_FLOOR * abs(merit)))
                 converged = settled and best[0] - lower_bound <= wanted
                 if converged:
