@@ -161,7 +161,7 @@ def reconstruct_mri(
     wavelet = resolve_transform("wavelet", wavelet, mask.shape)
     transform = resolve_transform("transform", transform or wavelet, mask.shape)
     if real is None:
-        real = not coils and _is_hermitian(kspace, mask, centred)
+        real = not coils and is_hermitian(kspace, mask, centred)
     elif real and coils:
         raise ValueError("real: images seen by several coils are complex; leave real=None")
     if not isinstance(target, str | Target) and not callable(target):
@@ -213,7 +213,7 @@ def _operator(y, mask, maps, real, centred):
     return MultiCoilFourier(mask, maps, centred=centred)
 
 
-def _is_hermitian(kspace, mask, centred):
+def is_hermitian(kspace, mask, centred):
     """Whether enough samples have their mirror sampled to say so, and these agree to 1e-3 of all samples' size."""
     sampled = np.fft.ifftshift(mask) if centred else mask
     if np.count_nonzero(sampled & mirrored(sampled)) < 16:

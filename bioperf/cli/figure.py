@@ -11,10 +11,10 @@ from ..io import write_whole
 __all__ = ["Panel", "draw", "draw_reconstruction"]
 
 WIDTH = 1500
-_INK, _MUTED, _ACCENT = "#1f2933", "#52606d", "#f2b134"
+INK, MUTED, _ACCENT = "#1f2933", "#52606d", "#f2b134"
 # What is smaller is rounding, and is not drawn.
 _FLOOR = 1e-9
-_TITLE = {"fontsize": 14, "fontweight": "bold"}
+TITLE = {"fontsize": 14, "fontweight": "bold"}
 _GREY = {"cmap": "gray", "vmin": 0, "vmax": 1}
 _CURVES = (
     ("gap", "relative gap", "#1b6ca8"),
@@ -62,7 +62,7 @@ def draw(path, panels, psf, facts, history, *, stop=None, crop=None):
     crop_shape = tuple(part.stop - part.start for part in crop)
     heights = [shape[0] / shape[1], crop_shape[0] / crop_shape[1]]
     height = float(np.clip(column_width * sum(heights) + 1.1, 4.0, 24.0))
-    with _canvas(path, height) as figure:
+    with canvas(path, height) as figure:
         grid = figure.add_gridspec(2, columns, height_ratios=heights, width_ratios=[1] * len(panels) + [1.04])
         for k, panel in enumerate(panels):
             whole, part = figure.add_subplot(grid[0, k]), figure.add_subplot(grid[1, k])
@@ -92,7 +92,7 @@ def draw_reconstruction(path, panels, mask, facts, history):
     """
     aspect = panels[0].image.shape[0] / panels[0].image.shape[1]
     heights = [4.85 * aspect + 0.6, 4.85 * float(np.clip(aspect, 0.6, 0.9)) + 0.9]
-    with _canvas(path, float(np.clip(sum(heights), 4.0, 24.0))) as figure:
+    with canvas(path, float(np.clip(sum(heights), 4.0, 24.0))) as figure:
         # Each row is laid out by itself: the numbers at the curves do not move the images
         rows = [row.subgridspec(1, 3) for row in figure.add_gridspec(2, 1, height_ratios=heights)]
         for k, panel in enumerate(panels):
@@ -100,19 +100,19 @@ def draw_reconstruction(path, panels, mask, facts, history):
         samples, curves, certificate = (figure.add_subplot(rows[1][k]) for k in range(3))
         _draw_image(samples, Panel(f"k-space samples, {mask.mean():.1%}", mask), pad=10)
         samples.set_anchor("N")
-        curves.set_title("Convergence", **_TITLE, pad=10)
+        curves.set_title("Convergence", **TITLE, pad=10)
         handles = _draw_convergence(curves, history, None)
         _draw_facts(certificate, facts, handles, None, pad=10)
 
 
 @contextmanager
-def _canvas(path, height):
+def canvas(path, height):
     """A figure of that height in inches; written to the path at the end."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    style = {"font.family": "DejaVu Sans", "font.size": 11, "text.color": _INK, "axes.labelcolor": _INK}
+    style = {"font.family": "DejaVu Sans", "font.size": 11, "text.color": INK, "axes.labelcolor": INK}
     with rc_context(style):
         figure = Figure(figsize=(WIDTH / 100, height), dpi=100, facecolor="white", layout="constrained")
         FigureCanvasAgg(figure)
@@ -138,11 +138,11 @@ def _draw_panel(whole, part, panel, crop):
 
 def _draw_image(axes, panel, pad=24):
     axes.imshow(np.clip(panel.image, 0, 1), **_GREY)
-    axes.set_title(panel.title, **_TITLE, pad=pad)
+    axes.set_title(panel.title, **TITLE, pad=pad)
     if panel.quality:
         text = "PSNR {:.2f} dB    SSIM {:.3f}".format(*panel.quality)
         axes.text(0.5, 1.02, text, transform=axes.transAxes, ha="center", va="bottom", fontsize=12)
-    _frame(axes, _INK, 1)
+    _frame(axes, INK, 1)
 
 
 def _frame(axes, colour, width):
@@ -161,12 +161,12 @@ def _draw_psf(whole, psf):
 
 def _draw_facts(axes, facts, handles, aspect, pad=24):
     axes.set_box_aspect(aspect)
-    axes.set_title("Certificate", **_TITLE, pad=pad)
+    axes.set_title("Certificate", **TITLE, pad=pad)
     axes.set_axis_off()
     step = min(0.115, 0.8 / max(1, len(facts)))
     for k, (name, value) in enumerate(facts):
         height = 0.97 - k * step
-        axes.text(0.04, height, name, transform=axes.transAxes, va="top", fontsize=11, color=_MUTED)
+        axes.text(0.04, height, name, transform=axes.transAxes, va="top", fontsize=11, color=MUTED)
         axes.text(0.98, height, value, transform=axes.transAxes, va="top", ha="right", fontsize=11)
     if handles:
         axes.legend(
@@ -186,18 +186,18 @@ def _draw_convergence(axes, history, stop):
             handles += axes.plot(history["iteration"][shown], values[shown], label=label, **look)
     axes.set_yscale("log")
     if stop is not None:
-        axes.axvline(stop, color=_MUTED, linewidth=1.2, linestyle=(0, (4, 3)))
-        place = {"textcoords": "offset points", "xycoords": ("data", "axes fraction"), "fontsize": 9, "color": _MUTED}
+        axes.axvline(stop, color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)))
+        place = {"textcoords": "offset points", "xycoords": ("data", "axes fraction"), "fontsize": 9, "color": MUTED}
         axes.annotate("stopped here", (stop, 0.94), (4, 2), **place)
     axes.set_xlabel("iteration of the upper level")
     axes.yaxis.tick_right()
-    axes.tick_params(colors=_MUTED, labelsize=9)
+    axes.tick_params(colors=MUTED, labelsize=9)
     axes.grid(True, which="major", color="#e3e8ed", linewidth=0.8)
     axes.minorticks_off()
     axes.xaxis.get_major_locator().set_params(integer=True)
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("bottom", "right"))
-        spine.set_color(_MUTED)
+        spine.set_color(MUTED)
     return handles
 
 

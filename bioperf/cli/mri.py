@@ -17,7 +17,7 @@ from ..io import (
 )
 from ..io.nifti import is_nifti
 from ..io.npz import open_archive
-from ..io.reconstruction import _central
+from ..io.reconstruction import central
 from .errors import located
 
 __all__ = ["reconstruct_file"]
@@ -67,7 +67,7 @@ class _Reference:
 
     def of(self, x):
         """The magnitudes of images, the central part that has a reference: (images, h, w)."""
-        magnitude = np.abs(_central(x, self.images.shape[-2:])).reshape(self.images.shape)
+        magnitude = np.abs(central(x, self.images.shape[-2:])).reshape(self.images.shape)
         return magnitude.astype(self.images.dtype, copy=False)
 
     def quality(self, x, index=...):
@@ -126,7 +126,7 @@ def reconstruct_file(
     problem.sources["mask"] = mask_path or path
     if options["real"] and problem.maps is not None:
         raise InputError("--real: images seen by several coils are complex; leave it out")
-    doubt = _doubtful_order(problem)
+    doubt = doubtful_order(problem)
     _check_calibration(problem, doubt)
     if crop and raw.shown is None:
         raise InputError(f"{path}: does not say which part of the image the scanner shows; leave out --crop")
@@ -227,7 +227,7 @@ def _check_outputs(output, figure, shape):
 def _find_reference(path, stored, shape, max_values):
     """The _Reference or None, and rows to print about one in the k-space's file that cannot be used."""
     if path is not None:
-        return _as_reference(path, _read_reference(path, max_values), shape), []
+        return _as_reference(path, read_reference(path, max_values), shape), []
     if stored is None:
         return None, []
     try:
@@ -236,7 +236,7 @@ def _find_reference(path, stored, shape, max_values):
         return None, [("reference", f"not used; {error}")]
 
 
-def _read_reference(path, max_values):
+def read_reference(path, max_values):
     def check_size(shape):
         if math.prod(shape) > max_values:
             raise InputError(f"{path}: {math.prod(shape)} values exceed the limit of {max_values}; raise --max-values")
@@ -261,7 +261,7 @@ def _as_reference(source, image, shape):
     return _Reference(magnitude, str(source))
 
 
-def _doubtful_order(problem):
+def doubtful_order(problem):
     """A sentence if the zero frequency seems to lie elsewhere than said, in k-space or in the mask."""
     said, other = ("--centred", "--unshifted")[:: 1 if problem.centred else -1]
 
@@ -320,7 +320,7 @@ def _draw(path, solution, index, problem, reference, shown):
     if reference is not None:
         shown = reference.images.shape[-2:]
     image, before, change = (
-        np.abs(_central(a, shown or problem.mask.shape)) for a in (item.x, zero_filled, item.x - zero_filled)
+        np.abs(central(a, shown or problem.mask.shape)) for a in (item.x, zero_filled, item.x - zero_filled)
     )
     title, scale = "Reconstruction", _CHANGE_SCALE
     names = ("Zero-filled", title, f"Change from zero-filled, × {scale}")

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .figure import _INK, _MUTED, _TITLE, _canvas
+from .figure import INK, MUTED, TITLE, canvas
 from .tune_report import OWN_CRITERION
 
 __all__ = ["draw_tuning"]
@@ -46,7 +46,7 @@ def draw_tuning(path, selections, contour, *, criterion):
     measured = [selection for selection in selections if "psnr" in selection.history]
     compared = [selection for selection in selections if selection.method not in OWN_CRITERION]
     legend_rows = -(-len(selections) // 4)
-    with _canvas(path, 5.6 + 0.28 * legend_rows) as figure:
+    with canvas(path, 5.6 + 0.28 * legend_rows) as figure:
         figure.get_layout_engine().set(h_pad=0.12)
         axes = list(np.ravel(figure.subplots(1, 1 + bool(compared) + bool(measured))))
         panels = iter(axes)
@@ -59,11 +59,11 @@ def draw_tuning(path, selections, contour, *, criterion):
         else:
             _draw_contour(next(panels), selections, contour)
         for ax in axes:
-            ax.tick_params(which="both", colors=_MUTED, labelsize=9)
+            ax.tick_params(which="both", colors=MUTED, labelsize=9)
             ax.set_box_aspect(0.9 if len(axes) == 3 else 0.7)
             for side, spine in ax.spines.items():
                 spine.set_visible(side in ("bottom", "left"))
-                spine.set_color(_MUTED)
+                spine.set_color(MUTED)
         figure.legend(
             handles=[_handle(selection) for selection in selections], loc="outside lower center",
             ncols=min(4, len(selections)), frameon=False, fontsize=10.5, handlelength=1.6, columnspacing=2.0,
@@ -89,7 +89,7 @@ def _draw_running(axes, selections, name, title, log=False):
         look = {"color": _COLOURS[selection.method], "linewidth": 2.0}
         axes.plot(seconds, values, drawstyle="steps-post", **look)
         axes.plot(seconds[-1:], values[-1:], "o", markersize=7, color=look["color"])
-    axes.set_title(title, **_TITLE, pad=10)
+    axes.set_title(title, **TITLE, pad=10)
     axes.set_xlabel("seconds")
     axes.set_xscale("log")
     _plain_ticks(axes.xaxis)
@@ -143,11 +143,11 @@ def _draw_contour(axes, selections, contour):
     for axis, name in zip((axes.xaxis, axes.yaxis), names, strict=True):
         axis.set_label_text(name.replace("tv_", "TV ").replace("_", " "))
         _plain_ticks(axis)
-    axes.set_title("Criterion over the radii", **_TITLE, pad=10)
+    axes.set_title("Criterion over the radii", **TITLE, pad=10)
     axes.set_xlabel(f"{axes.get_xlabel()}\n\n", linespacing=1.2)
     note = f"○ start   ★ selected\ncontours: {contour.source}"
     axes.annotate(note, (0.5, 0), (0, -36), xycoords="axes fraction", textcoords="offset points", ha="center",
-                  va="top", fontsize=9, color=_MUTED)  # fmt: skip
+                  va="top", fontsize=9, color=MUTED)  # fmt: skip
 
 
 def _shade(axes, columns, rows, values):
@@ -161,9 +161,9 @@ def _shade(axes, columns, rows, values):
     levels = levels[levels < highest]
     axes.contourf(columns, rows, excess, levels=[0, *levels, max(highest, 1e-9)], cmap="Greys", alpha=0.45)
     if len(levels):
-        lines = axes.contour(columns, rows, excess, levels=levels, colors=_MUTED, linewidths=0.7)
+        lines = axes.contour(columns, rows, excess, levels=levels, colors=MUTED, linewidths=0.7)
         percent = FuncFormatter(lambda level, _: f"+{100 * (10**level - 1):.0f} %")
-        axes.clabel(lines, fmt=percent, fontsize=8, colors=_INK)
+        axes.clabel(lines, fmt=percent, fontsize=8, colors=INK)
 
 
 def _table(first, second, values):
@@ -205,7 +205,7 @@ def _draw_curve(axes, selections):
     axes.set_yscale("log")
     _plain_ticks(axes.yaxis)
     axes.set_xlabel(name.replace("tv_", "TV ").replace("_", " "))
-    axes.set_title("Criterion of all trials", **_TITLE, pad=10)
+    axes.set_title("Criterion of all trials", **TITLE, pad=10)
     axes.grid(True, which="major", **_GRID)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..io import InputError, KSpace, image_format, read_image, read_kspace, read_mask
-from .mri import _doubtful_order, _read_reference
+from .mri import doubtful_order, read_reference
 
 __all__ = ["TuningData", "read_measured", "simulate"]
 
@@ -114,7 +114,7 @@ def read_measured(path, *, mask_path, reference_path, noise_std, centred, real, 
     ------
     InputError
     """
-    from ..mri import _is_hermitian
+    from ..mri import is_hermitian
     from ..operators import MaskedFourier
 
     if _made(mask_path):
@@ -135,7 +135,7 @@ def read_measured(path, *, mask_path, reference_path, noise_std, centred, real, 
     if not kspace[..., raw.mask].any():
         raise InputError(f"{path}: all samples in the mask are 0; check that both have the zero frequency in one place")
     centred = bool(raw.centred) if centred is None else centred
-    real = _is_hermitian(kspace, raw.mask, centred) if real is None else real
+    real = is_hermitian(kspace, raw.mask, centred) if real is None else real
     reference, paths = None, [path] + [mask_path] * (mask_path not in (None, path))
     if reference_path is not None:
         reference = _reference(reference_path, kspace.shape, real, max_values)
@@ -152,7 +152,7 @@ def read_measured(path, *, mask_path, reference_path, noise_std, centred, real, 
         facts=[("k-space", f"{raw.source}, {'centred' if centred else 'unshifted'}")],
         raw=raw,
     )
-    data.doubt = _doubtful_order(data)
+    data.doubt = doubtful_order(data)
     return data
 
 
@@ -251,7 +251,7 @@ def _reference(path, shape, real, max_values):
     if real and image_format(path) in ("png", "tiff"):
         reference = read_image(path, max_pixels=max_values)[0]
     else:
-        reference = _read_reference(path, max_values)
+        reference = read_reference(path, max_values)
     if reference.dtype.kind not in "fc" or reference.real.dtype.itemsize not in (4, 8):
         raise InputError(f"{path}: values of type {reference.dtype}; save floats in the units of the reconstruction")
     if reference.shape != shape:

@@ -150,7 +150,7 @@ def _read(path, channel_axis, max_pixels):
     """The file's own values (at least 2 axes, not empty) and their ImageInfo."""
     path = Path(path)
     kind = image_format(path)
-    _check_file(path)
+    check_file(path)
     if kind is None:
         raise InputError(f"{path}: unknown format {path.suffix!r}; convert it to PNG, TIFF or NPY")
     if kind != "npy" and channel_axis is not None:
@@ -196,7 +196,7 @@ def _check_channel_axis(path, pixels, channel_axis):
     return channel_axis - pixels.ndim if channel_axis >= 0 else channel_axis
 
 
-def _check_file(path):
+def check_file(path):
     if not path.exists():
         raise InputError(f"{path}: no such file; check the path")
     if path.is_dir():

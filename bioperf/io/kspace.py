@@ -10,7 +10,7 @@ import numpy as np
 from . import npy
 from .errors import InputError
 from .hdf5 import read_hdf5
-from .images import _check_file, image_format, read_image
+from .images import check_file, image_format, read_image
 from .ismrmrd import parse_header, sort_acquisitions
 from .npz import open_archive
 
@@ -156,7 +156,7 @@ def read_mask(path, *, key=None, shape=None, max_values=MAX_VALUES):
 
 def _check_path(path):
     """The kind of file by its suffix."""
-    _check_file(path)
+    check_file(path)
     kind = _SUFFIXES.get(path.suffix.lower())
     if kind is None:
         raise InputError(f"{path}: unknown format {path.suffix!r}; {_EXPECTED}")

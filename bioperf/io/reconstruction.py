@@ -57,7 +57,7 @@ def write_reconstruction(path, x, kspace=None, *, magnitude=False, crop=False, s
     if x.dtype.kind not in "fc" or x.ndim < 2 or x.size == 0:
         raise TypeError(f"x: expected real or complex images of 2 axes or more, got {x.dtype} of shape {x.shape}")
     if crop and kspace is not None and kspace.shown is not None:
-        x = _central(x, kspace.shown)
+        x = central(x, kspace.shown)
     if is_nifti(path):
         if x.ndim > 4:
             raise InputError(f"{path}: NIfTI takes 4 axes here, not shape {x.shape}; write .npy")
@@ -78,7 +78,7 @@ def _write_png(path, slices, index):
     write_image(path, shown / shown.dtype.type(white), like=ImageInfo("png", np.dtype(np.uint16)))
 
 
-def _central(x, shape):
+def central(x, shape):
     """The central part of the last axes, the pixel n//2 staying at n//2."""
     part = [slice(n // 2 - k // 2, n // 2 - k // 2 + k) for n, k in zip(x.shape[-len(shape) :], shape, strict=True)]
     return x[(..., *part)]
