@@ -12,11 +12,13 @@ __all__ = ["EXACT_AT_START", "Path", "faithful", "safeguarded"]
 RHO_X = 1e-4
 # rho_r times the stack's pixels: radii are sums over all of them.
 RHO_R_PIXELS = 0.04
-# Radii with lambda = 0 count for the model as this much worse than the best: nothing is to be gained there.
+# Radii of an exact fit count for the model as this much worse than the best: nothing is to be gained there.
 UNREGULARISED = 1.05
 # Tolerances below COARSE are worth their iterations only where F is below HOPELESS times the best at COARSE.
 COARSE, HOPELESS = 3.0, 1.02
-EXACT_AT_START = "the lower level fits the data exactly at the first radii (lambda = 0); start with smaller ones"
+EXACT_AT_START = (
+    "the lower level fits the data exactly at the first radii, as far as it was solved; start with smaller ones"
+)
 
 
 def _prepare(evaluator, start):
@@ -92,15 +94,17 @@ def safeguarded(
 ):  # fmt: skip
     """Algorithm B: steps of BF-DCA, kept only where the criterion at the lower level's solution decreases.
 
-    F(x(r_k)) is monotone over the accepted iterates by construction, and radii with lambda = 0, where the model fits
-    the data exactly, are never accepted.  Where one lambda_i is 0, r_i is lowered to the norm of the solution, which
-    stays the same: otherwise F would not depend on r_i there.
+    F(x(r_k)) is monotone over the accepted iterates by construction, and radii where the model fits the data exactly,
+    or may as far as it was solved, are never accepted.  Where one lambda_i is 0, r_i is lowered to the norm of the
+    solution, which stays the same: otherwise F would not depend on r_i there.
 
     1. The path: r+ = r + extrapolation (r_phi - r) with r_phi from phi_k's minimiser; the extrapolation doubles with
-       each success, and the path ends at the first failure or decrease below ``path_tol``.  A small alpha makes long,
-       biased steps: they lead to the basin of the minimiser, not to it.
+       each success, falls to a quarter where the step ends at an exact fit, and the path ends at the first other
+       failure or decrease below ``path_tol``.  A small alpha makes long, biased steps: they lead to the basin of the
+       minimiser, not to it.
     2. Refinement: steps of a quadratic model of F in log r within a trust region of ``radius``, through all radii
-       tried; it ends when the region is smaller than ``least_radius`` or after ``max_refinements`` steps.
+       tried; it ends when the region is smaller than ``least_radius`` or after ``max_refinements`` steps that
+       decrease F by less than ``path_tol``.
 
     The lower level is solved to 3 times the problem's tolerance on the path, and in the refinement, where values that
     differ by 1e-4 are compared, to 0.3 times, unless F is 2 % above the best already at 3 times.  The paper's
@@ -126,11 +130,19 @@ def safeguarded(
     subproblem, radii, default_rho = _prepare(evaluator, start)
     rho_r = default_rho if rho_r is None else np.broadcast_to(np.asarray(rho_r, float), 2)
     state, inner = None, 0
+
+    def stretched():
+        return np.maximum(path.radii + extrapolation * (solved.radii - path.radii), 0.2 * path.radii)
+
     for outer in range(max_outer):
         before = path.value
         accepted = path.visit(radii, 3.0, "accepted", "rejected", inner, alpha=alpha, extrapolation=extrapolation)
-        if not path.lower.multipliers.any():
-            return recorder.best, EXACT_AT_START, False
+        if path.trial.unregularised:
+            return None, EXACT_AT_START, False
+        if not accepted and path.overshot and extrapolation > 1 and not path.stopped:
+            extrapolation = max(1.0, extrapolation / 4)
+            radii, inner = stretched(), 0
+            continue
         if path.stopped or not accepted or path.value > before * (1 - path_tol):
             break
         if outer:
@@ -144,7 +156,7 @@ def safeguarded(
             state = subproblem.start_from(lower, lower.multipliers, alpha)
         solved = subproblem.solve(point, state, merit=path.value, theta=theta, max_iter=max_iter)
         state, inner = solved.state, solved.iterations
-        radii = np.maximum(radii + extrapolation * (solved.radii - radii), 0.2 * radii)
+        radii = stretched()
 
     steps = 0
     while not path.stopped and radius >= least_radius and steps < max_refinements:
@@ -152,21 +164,21 @@ def safeguarded(
         if predicted is not None and predicted < tol * abs(path.value):
             radius /= 2
             continue
-        steps += 1
-        length = np.abs(step).max() / radius
+        length, before = np.abs(step).max() / radius, path.value
         accepted = path.visit(np.exp(np.log(path.radii) + step), 0.3, "refined", "rejected", radius=radius)
+        steps += path.value > before * (1 - path_tol)
         if predicted is not None:
             if not accepted or length < 0.4:
                 radius /= 2
             elif length > 0.9:
                 radius *= 1.5
     if path.stopped:
-        return recorder.best, f"stopped by the callback after {path.visits} lower-level solves", False
+        return path.trial, f"stopped by the callback after {path.visits} lower-level solves", False
     if radius < least_radius:
         status = f"converged: no decrease within {least_radius:g} of the radii, relative"
     else:
         status = f"limit of {max_refinements} refinements reached, within {radius:.2g} of the radii, relative"
-    return recorder.best, f"{status}; {path.visits} lower-level solves", True
+    return path.trial, f"{status}; {path.visits} lower-level solves", True
 
 
 class Path:
@@ -174,9 +186,9 @@ class Path:
 
     def __init__(self, evaluator, recorder):
         self.evaluator, self.recorder = evaluator, recorder
-        self.value, self.radii, self.lower = np.inf, None, None
+        self.value, self.radii, self.lower, self.trial = np.inf, None, None, None
         self.points, self.values = [], []
-        self.visits, self.stopped = 0, False
+        self.visits, self.stopped, self.overshot = 0, False, False
 
     def visit(self, radii, factor, success, failure, iterations=0, solves=0, **extra):
         """Solve the lower level at these radii, to ``factor`` times the problem's tolerance; whether F decreased.
@@ -193,13 +205,14 @@ class Path:
             if value > HOPELESS * self.value:
                 break
         iterations -= lower.iterations
-        regularised = bool(lower.multipliers.any())
-        accepted = self.lower is None or (regularised and value < self.value)
         self.visits += 1
         trial = self.evaluator.trial(
             radii, lower, seconds=time.perf_counter() - begin, iterations=iterations, criterion=value,
             lower_solves=1 + solves,
         )  # fmt: skip
+        regularised = not trial.unregularised
+        self.overshot = not regularised
+        accepted = self.lower is None or (regularised and value < self.value)
         self.stopped = self.recorder.add(trial, kind=success if accepted else failure, **extra)
         self._remember(radii, value if regularised else max(value, UNREGULARISED * self.value))
         if accepted:
@@ -208,7 +221,7 @@ class Path:
             if regularised and idle.any() and np.all(tight > 0):
                 radii = tight
                 self._remember(radii, value)
-            self.value, self.radii, self.lower = value, radii, lower
+            self.value, self.radii, self.lower, self.trial = value, radii, lower, trial
         return accepted
 
     def _remember(self, radii, value):

@@ -30,8 +30,8 @@ def descend(
     path = Path(evaluator, recorder)
     slope_at = _Slope(evaluator, alpha)
     path.visit(evaluator.start if start is None else np.array(start, float), 1.0, "accepted", "rejected")
-    if not path.lower.multipliers.any():
-        return recorder.best, EXACT_AT_START, False
+    if path.trial.unregularised:
+        return None, EXACT_AT_START, False
     slope = slope_at(path)
     inverse, step, slow = None, first_step, 0
     status, converged = f"not converged: limit of {max_evaluations} evaluations reached", False
@@ -57,7 +57,7 @@ def descend(
             break
     if path.stopped:
         status = "stopped by the callback"
-    return recorder.best, f"{status}; {path.visits} evaluations", converged
+    return path.trial, f"{status}; {path.visits} evaluations", converged
 
 
 class _Slope:

@@ -255,6 +255,7 @@ class TVWaveletEvaluator:
             x=x,
             metrics=self._metrics(x, lower.spectrum),
             state=lower.state,
+            exact_fit=not lower.lower_bound > self.model.quadratic.floor,
         )
 
     def evaluate(self, values, *, state=None, callback=None):

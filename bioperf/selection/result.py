@@ -38,6 +38,9 @@ class Trial:
         What a neighbouring trial may start from.
     pruned : bool
         Whether the trial was given up early.
+    exact_fit : bool
+        Whether the lower level may fit the data exactly, as far as it was solved: its lower bound is not above the
+        least misfit.  The images are then decided by where the iteration stopped.
     """
 
     values: np.ndarray
@@ -51,11 +54,12 @@ class Trial:
     metrics: dict = field(default_factory=dict)
     state: object = field(default=None, repr=False)
     pruned: bool = False
+    exact_fit: bool = False
 
     @property
     def unregularised(self):
-        """Whether all weights are 0: the trial has no use as a selection or as a start (mathematics.md 8)."""
-        return not any(self.weights.values())
+        """Whether all weights are or may be 0: the trial has no use as a selection or a start (mathematics.md 8)."""
+        return self.exact_fit or not any(self.weights.values())
 
     @property
     def admissible(self):

@@ -459,4 +459,5 @@ def _stored(trial):
         "converged": bool(trial.converged),
         "metrics": {name: float(value) for name, value in trial.metrics.items()},
         "pruned": bool(trial.pruned),
+        "exact_fit": bool(trial.exact_fit),
     }
