@@ -105,7 +105,7 @@ def project_field(q, radius, isotropic):
 
 
 def textbook_ball(A, x, ybar, target, bound, epsilon, eta, penalties, isotropic, iterations, relaxation=1.6):
-    """Spec 4b with explicit v, d_v, p, d_p; full transforms, fixed penalties. Ends with a p-update at the last x."""
+    """mathematics.md 4b with v, d_v, p, d_p explicit; full transforms, fixed penalties; ends with a p-update."""
     field_penalty, data_penalty = penalties
     delta = np.zeros(x.shape)
     delta[(0,) * x.ndim] = 1
@@ -134,7 +134,7 @@ def textbook_ball(A, x, ybar, target, bound, epsilon, eta, penalties, isotropic,
 
 
 def naive_bound(A, target, ybar, bound, epsilon, eta, mu, nu, isotropic):
-    """Spec 6 as it is written."""
+    """mathematics.md 6 as it is written."""
     q = gradient_adjoint(mu) + A.adjoint(nu)
     return float(
         np.vdot(q, target)

@@ -147,7 +147,7 @@ def test_the_tolerance_bounds_the_distance_to_the_optimum(tol, isotropic, method
 
 
 def textbook_admm(A, y, weight, penalty, isotropic, iterations, relaxation=1.6):
-    """Spec 3(a): v = grad x with the scaled multiplier d, over-relaxed; full transforms, fixed penalty."""
+    """mathematics.md 3: v = grad x with the scaled multiplier d, over-relaxed; full transforms, fixed penalty."""
     axes = tuple(range(y.ndim))
     delta = np.zeros(y.shape)
     delta[(0,) * y.ndim] = 1
