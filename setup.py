@@ -33,8 +33,8 @@ KERNELS = "bioperf/kernels"
 HEADERS = [
     f"{KERNELS}/{name}"
     for name in (
-        "rows.h", "rows_template.h", "planes_template.h", "wavelets.h", "wavelets_template.h", "balls.h",
-        "balls_template.h", "_common.pxd",
+        "precisions.h", "rows.h", "rows_template.h", "planes_template.h", "wavelets.h", "wavelets_template.h",
+        "balls.h", "balls_template.h", "_common.pxd",
     )
 ]  # fmt: skip
 

@@ -4,24 +4,7 @@
 
 #include "rows.h"
 
-#define REAL float
-#define NAME(f) f##_f
-#define SQRT sqrtf
-#define TINY 1e-37f
-#include "balls_template.h"
-#undef REAL
-#undef NAME
-#undef SQRT
-#undef TINY
-
-#define REAL double
-#define NAME(f) f##_d
-#define SQRT sqrt
-#define TINY 1e-300
-#include "balls_template.h"
-#undef REAL
-#undef NAME
-#undef SQRT
-#undef TINY
+#define TEMPLATE "balls_template.h"
+#include "precisions.h"
 
 #endif

@@ -70,26 +70,10 @@ typedef struct {
 INLINE ptrdiff_t plane_size(const Grid *g) { return g->n1 * g->n2 * g->parts; }
 INLINE ptrdiff_t image_size(const Grid *g) { return g->n0 * g->n1 * g->n2 * g->parts; }
 
-#define REAL float
-#define NAME(f) f##_f
-#define SQRT sqrtf
-#define TINY 1e-37f
-#include "rows_template.h"
-#include "planes_template.h"
-#undef REAL
-#undef NAME
-#undef SQRT
-#undef TINY
+#define TEMPLATE "rows_template.h"
+#include "precisions.h"
 
-#define REAL double
-#define NAME(f) f##_d
-#define SQRT sqrt
-#define TINY 1e-300
-#include "rows_template.h"
-#include "planes_template.h"
-#undef REAL
-#undef NAME
-#undef SQRT
-#undef TINY
+#define TEMPLATE "planes_template.h"
+#include "precisions.h"
 
 #endif

@@ -83,24 +83,7 @@ INLINE ptrdiff_t filter_work(const Grid *g, int taps, int level)
         else NAME(name##_body)(8, values, __VA_ARGS__); \
     }
 
-#define REAL float
-#define NAME(f) f##_f
-#define SQRT sqrtf
-#define TINY 1e-37f
-#include "wavelets_template.h"
-#undef REAL
-#undef NAME
-#undef SQRT
-#undef TINY
-
-#define REAL double
-#define NAME(f) f##_d
-#define SQRT sqrt
-#define TINY 1e-300
-#include "wavelets_template.h"
-#undef REAL
-#undef NAME
-#undef SQRT
-#undef TINY
+#define TEMPLATE "wavelets_template.h"
+#include "precisions.h"
 
 #endif

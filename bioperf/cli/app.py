@@ -154,6 +154,26 @@ Epsilon = Annotated[
         "--epsilon", metavar="E", show_default="from the noise level", help="Radius of the data constraint, absolute."
     ),
 ]
+Coils = Annotated[
+    bool | None,
+    typer.Option("--coils/--no-coils", show_default="by the file", help="Whether axis -3 is the coils."),
+]
+Centred = Annotated[
+    bool | None,
+    typer.Option(
+        "--centred/--unshifted",
+        show_default="by the format; NPY and NPZ: unshifted",
+        help="Where the zero frequency is: in the middle, or at index 0.",
+    ),
+]
+Real = Annotated[
+    bool | None,
+    typer.Option("--real/--complex", show_default="by the samples' symmetry", help="The values of the image."),
+]
+MaxValues = Annotated[
+    int, typer.Option("--max-values", metavar="N", min=1, help="Refuse files with more values than this.")
+]
+Isotropic = Annotated[bool, typer.Option("--isotropic/--anisotropic", help="The kind of total variation.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no tables.")]
 
 
@@ -198,7 +218,7 @@ def deblur(
         Boundary,
         typer.Option("--boundary", help="What lies beyond the frame; files are taken for photographs: unknown."),
     ] = Boundary.unknown,
-    isotropic: Annotated[bool, typer.Option("--isotropic/--anisotropic", help="The kind of total variation.")] = True,
+    isotropic: Isotropic = True,
     channel_axis: Annotated[
         int | None, typer.Option("--channel-axis", metavar="AXIS", help="The colour axis of an NPY array.")
     ] = None,
@@ -267,28 +287,15 @@ def mri(
             help="Coil sensitivities: NPY or NPZ; from the centre of k-space; none: every coil by itself.",
         ),
     ] = None,
-    coils: Annotated[
-        bool | None,
-        typer.Option("--coils/--no-coils", show_default="by the file", help="Whether axis -3 is the coils."),
-    ] = None,
+    coils: Coils = None,
     key: Annotated[
         str | None, typer.Option("--key", metavar="NAME", help="The array, dataset or group in KSPACE.")
     ] = None,
     mask_key: Annotated[
         str | None, typer.Option("--mask-key", metavar="NAME", help="The array or dataset in MASK, or in KSPACE.")
     ] = None,
-    centred: Annotated[
-        bool | None,
-        typer.Option(
-            "--centred/--unshifted",
-            show_default="by the format; NPY and NPZ: unshifted",
-            help="Where the zero frequency is: in the middle, or at index 0.",
-        ),
-    ] = None,
-    real: Annotated[
-        bool | None,
-        typer.Option("--real/--complex", show_default="by the samples' symmetry", help="The values of the image."),
-    ] = None,
+    centred: Centred = None,
+    real: Real = None,
     noise_std: Annotated[
         float | None,
         typer.Option(
@@ -325,9 +332,7 @@ def mri(
     ] = None,
     tol: Annotated[float, typer.Option("--tol", help="Tolerance of the certificate.")] = 1e-2,
     max_iter: Annotated[int, typer.Option("--max-iter", metavar="N", min=1, help="Iteration limit.")] = 500,
-    max_values: Annotated[
-        int, typer.Option("--max-values", metavar="N", min=1, help="Refuse files with more values than this.")
-    ] = 2**28,
+    max_values: MaxValues = 2**28,
     magnitude: Annotated[bool, typer.Option("--magnitude", help="Write the magnitude; PNG always has it.")] = False,
     crop: Annotated[bool, typer.Option("--crop", help="Write the central part that the scanner shows.")] = False,
     slice_index: Annotated[
@@ -465,7 +470,7 @@ def tune(
         ),
     ] = "haar",
     level: Annotated[int, typer.Option("--level", metavar="N", min=1, help="Of the wavelet's decomposition.")] = 3,
-    isotropic: Annotated[bool, typer.Option("--isotropic/--anisotropic", help="The kind of total variation.")] = True,
+    isotropic: Isotropic = True,
     tol: Annotated[float, typer.Option("--tol", help="Tolerance of the lower level.")] = 1e-4,
     batched: Annotated[bool, typer.Option("--batched", help="Grid and random: trials on all cores at once.")] = False,
     jobs: Annotated[int, typer.Option("--jobs", metavar="N", min=1, help="Tpe: trials at a time.")] = 1,
@@ -482,22 +487,9 @@ def tune(
     mask_key: Annotated[
         str | None, typer.Option("--mask-key", metavar="NAME", help="The array or dataset in MASK, or in INPUT.")
     ] = None,
-    coils: Annotated[
-        bool | None,
-        typer.Option("--coils/--no-coils", show_default="by the file", help="Whether axis -3 is the coils."),
-    ] = None,
-    centred: Annotated[
-        bool | None,
-        typer.Option(
-            "--centred/--unshifted",
-            show_default="by the format; NPY and NPZ: unshifted",
-            help="Where the zero frequency is: in the middle, or at index 0.",
-        ),
-    ] = None,
-    real: Annotated[
-        bool | None,
-        typer.Option("--real/--complex", show_default="by the samples' symmetry", help="The values of the image."),
-    ] = None,
+    coils: Coils = None,
+    centred: Centred = None,
+    real: Real = None,
     image: Annotated[
         Path | None,
         typer.Option(
@@ -512,9 +504,7 @@ def tune(
             help="Draw the searches and the criterion as PNG; computes a grid if no method does.",
         ),
     ] = None,
-    max_values: Annotated[
-        int, typer.Option("--max-values", metavar="N", min=1, help="Refuse files with more values than this.")
-    ] = 2**28,
+    max_values: MaxValues = 2**28,
     threads: Threads = None,
     strict: Strict = False,
     quiet: Quiet = False,

@@ -14,20 +14,30 @@ RHO_X = 1e-4
 RHO_R_PIXELS = 0.04
 # Radii of an exact fit count for the model as this much worse than the best: nothing is to be gained there.
 UNREGULARISED = 1.05
-# Tolerances below COARSE are worth their iterations only where F is below HOPELESS times the best at COARSE.
-COARSE, HOPELESS = 3.0, 1.02
+# Tolerances of the lower level, in units of the problem's, on the path and in the refinement; those below COARSE are
+# worth their iterations only where F is below HOPELESS times the best at COARSE.
+COARSE, FINE, HOPELESS = 3.0, 0.3, 1.02
 EXACT_AT_START = (
     "the lower level fits the data exactly at the first radii, as far as it was solved; start with smaller ones"
 )
 
 
-def _prepare(evaluator, start):
+def _prepare(evaluator, start, rho_r):
+    """The subproblem, the first radii and rho_r."""
     problem, images = evaluator.problem, len(evaluator.upper.observed)
     # The constraints' rows in units of the data's: radii are intensities, the data row is their square.
     sigma = (1.0, 1.0 / evaluator.scale, 1.0 / evaluator.scale)
     subproblem = Subproblem(evaluator.model, evaluator.upper, sigma)
     radii = evaluator.start.copy() if start is None else np.array(start, float)
-    return subproblem, radii, np.full(2, RHO_R_PIXELS / (problem.pixels * images))
+    if rho_r is None:
+        rho_r = RHO_R_PIXELS / (problem.pixels * images)
+    return subproblem, radii, np.broadcast_to(np.asarray(rho_r, float), 2)
+
+
+def _linearised(lower, spectrum, radii, alpha, rho_x, rho_r):
+    """phi_k at (x_k, r_k) from the lower level's solution there."""
+    constant = lower.value + float(lower.multipliers @ radii)
+    return Linearised(spectrum, radii, lower.multipliers, constant, alpha, rho_x, rho_r)
 
 
 def faithful(
@@ -44,8 +54,7 @@ def faithful(
     test was met; ``recorder`` has a row an outer iteration, for the lower level's solution at r_k (never for
     x_{k+1}, which has seen the upper level's data).
     """
-    subproblem, radii, default_rho = _prepare(evaluator, start)
-    rho_r = default_rho if rho_r is None else np.broadcast_to(np.asarray(rho_r, float), 2)
+    subproblem, radii, rho_r = _prepare(evaluator, start, rho_r)
     problem = evaluator.problem
     spectrum, state, lower_state = None, None, None
     stopped = converged = False
@@ -55,9 +64,7 @@ def faithful(
         lower_state = lower.state if lower.multipliers.any() else None
         if spectrum is None:
             spectrum = np.zeros_like(lower.spectrum)
-        point = Linearised(
-            spectrum, radii, lower.multipliers, lower.value + float(lower.multipliers @ radii), alpha, rho_x, rho_r
-        )
+        point = _linearised(lower, spectrum, radii, alpha, rho_x, rho_r)
         if k == 0:
             parts = (evaluator.model.quadratic.at_zero, 0.0, 0.0, evaluator.upper.at_zero)
             state = subproblem.start_from(lower, lower.multipliers, alpha)
@@ -127,8 +134,7 @@ def safeguarded(
     Returns the best trial, the outcome in words and whether one of its own tests ended it.
     """
     path = Path(evaluator, recorder)
-    subproblem, radii, default_rho = _prepare(evaluator, start)
-    rho_r = default_rho if rho_r is None else np.broadcast_to(np.asarray(rho_r, float), 2)
+    subproblem, radii, rho_r = _prepare(evaluator, start, rho_r)
     state, inner = None, 0
 
     def stretched():
@@ -136,7 +142,7 @@ def safeguarded(
 
     for outer in range(max_outer):
         before = path.value
-        accepted = path.visit(radii, 3.0, "accepted", "rejected", inner, alpha=alpha, extrapolation=extrapolation)
+        accepted = path.visit(radii, COARSE, "accepted", "rejected", inner, alpha=alpha, extrapolation=extrapolation)
         if path.trial.unregularised:
             return None, EXACT_AT_START, False
         if not accepted and path.overshot and extrapolation > 1 and not path.stopped:
@@ -148,10 +154,7 @@ def safeguarded(
         if outer:
             extrapolation = min(2 * extrapolation, extrapolation_max)
         lower, radii = path.lower, path.radii
-        point = Linearised(
-            lower.spectrum, radii, lower.multipliers, lower.value + float(lower.multipliers @ radii), alpha, rho_x,
-            rho_r,
-        )  # fmt: skip
+        point = _linearised(lower, lower.spectrum, radii, alpha, rho_x, rho_r)
         if state is None:
             state = subproblem.start_from(lower, lower.multipliers, alpha)
         solved = subproblem.solve(point, state, merit=path.value, theta=theta, max_iter=max_iter)
@@ -165,7 +168,7 @@ def safeguarded(
             radius /= 2
             continue
         length, before = np.abs(step).max() / radius, path.value
-        accepted = path.visit(np.exp(np.log(path.radii) + step), 0.3, "refined", "rejected", radius=radius)
+        accepted = path.visit(np.exp(np.log(path.radii) + step), FINE, "refined", "rejected", radius=radius)
         steps += path.value > before * (1 - path_tol)
         if predicted is not None:
             if not accepted or length < 0.4:

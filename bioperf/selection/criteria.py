@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from .._validation import as_mask, check_count, check_number
+from ..operators import MaskedFourier, MultiCoilFourier
 from ..operators.fourier import mirrored
 
-__all__ = ["Split", "fingerprint", "image_metrics", "relative_error", "split_samples"]
+__all__ = ["Split", "fingerprint", "image_metrics", "relative_error", "split_samples", "with_mask"]
 
 STREAM = 0x53504C54
 
@@ -111,6 +112,13 @@ def _central_block(shape, calibration):
         near = np.abs(np.fft.fftfreq(size, 1 / size)) <= calibration + 0.5
         block &= near.reshape([-1 if k == axis else 1 for k in range(len(shape))])
     return block
+
+
+def with_mask(A, mask):
+    """The same operator for other samples."""
+    if isinstance(A, MultiCoilFourier):
+        return MultiCoilFourier(mask, A.maps, centred=A.centred)
+    return MaskedFourier(mask, real=A.real, centred=A.centred)
 
 
 def relative_error(A, x, y):

@@ -198,7 +198,7 @@ class _Part:
         self.kernels, self.fft, self.threads = iterates.kernels, iterates.fft, iterates.threads
         self.isotropic = iterates.isotropic
         self.forward, self.adjoint = iterates.forward_transform, iterates.adjoint_transform
-        self.images, self.slots = images, slots
+        self.images = images
         for name in ("x", "pulled", "image", "spectrum", "t", "w", "q", "m1", "m2"):
             setattr(self, name, getattr(iterates, name)[images])
         self.inverse, self.ones = iterates.inverse[slots], iterates.ones[slots]

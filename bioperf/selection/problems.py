@@ -13,11 +13,11 @@ from ..lower import images_like, intensity_range
 from ..operators import MaskedFourier, MultiCoilFourier
 from ..transforms import Wavelet
 from .constrained import TVWaveletModel
-from .criteria import fingerprint, image_metrics, split_samples
+from .criteria import fingerprint, image_metrics, split_samples, with_mask
 from .quadratic import Quadratic
-from .result import Trial
+from .result import Trial, as_chains
 
-__all__ = ["CRITERIA", "TVWavelet"]
+__all__ = ["CRITERIA", "TVWavelet", "set_data"]
 
 CRITERIA = ("holdout", "supervised", "degenerate")
 # The default search box and the descent methods' start, in units of |W x|_1 and TV(x) of the zero-filled images.
@@ -61,25 +61,18 @@ class TVWavelet:
     names = ("wavelet_radius", "tv_radius")
 
     def __init__(self, A, y, *, reference=None, wavelet=None, isotropic=True, tol=1e-4, max_iter=2000):
-        check_operator(A)
         if isinstance(A, MultiCoilFourier):
             raise TypeError(
                 "A: with several coils A^T A is not diagonal in the Fourier basis; combine the coils first and pass a "
                 "MaskedFourier, or choose tv_weight with TVWeight"
             )
-        self.A, self.y = A, A.check_data("y", y)
-        self.batch_shape = self.y.shape[: self.y.ndim - len(A.data_shape)]
+        set_data(self, A, y, reference, isotropic, tol, max_iter)
         if not self.y.any():
             raise ValueError("y: all data are 0, so there is nothing to choose weights by")
-        images = images_like(A, self.y, self.batch_shape)
-        self.dtype = images.dtype
-        self.reference = None if reference is None else as_images_like("reference", reference, images)
+        self.dtype = A.image_dtype(self.y)
         if wavelet is None:
             wavelet = _default_wavelet(A.shape)
         self.wavelet = resolve_transform("wavelet", wavelet, A.shape)
-        self.isotropic = bool(isotropic)
-        self.tol = check_number("tol", tol, strict=True)
-        self.max_iter = check_count("max_iter", max_iter)
 
     def __repr__(self):
         return f"TVWavelet({self.A!r}, y of shape {self.y.shape}, wavelet={self.wavelet!r}, isotropic={self.isotropic})"
@@ -212,8 +205,7 @@ class TVWaveletEvaluator:
         """1/2 |P F x - y|^2 on a part of the samples; None for no samples."""
         if not mask.any():
             return None
-        part = MaskedFourier(mask, real=A.real, centred=A.centred)
-        return Quadratic.of_data(self.problem, part, np.where(mask, y, 0))
+        return Quadratic.of_data(self.problem, with_mask(A, mask), np.where(mask, y, 0))
 
     def _image(self, spectrum):
         (image,) = self.problem.fft.empty("image")
@@ -307,9 +299,7 @@ class TVWaveletEvaluator:
         """
         begin = time.perf_counter()
         values = [check_radii(radii) for radii in values]
-        chains = [[k] for k in range(len(values))] if chains is None else [list(chain) for chain in chains]
-        if sorted(k for chain in chains for k in chain) != list(range(len(values))):
-            raise ValueError(f"chains: expected every index below {len(values)} once, got {chains}")
+        chains = as_chains(chains, len(values))
         p = self.tv_wavelet
         solved = self.model.constrained_many(
             [[values[k] for k in chain] for chain in chains], tol=p.tol, max_iter=p.max_iter
@@ -336,6 +326,19 @@ class TVWaveletEvaluator:
             if f is not None and f.at_zero > 0
         }
         return image_metrics(x, self.tv_wavelet.reference) | errors
+
+
+def set_data(problem, A, y, reference, isotropic, tol, max_iter):
+    """The checked attributes that every problem has."""
+    check_operator(A)
+    problem.A, problem.y = A, A.check_data("y", y)
+    problem.batch_shape = problem.y.shape[: problem.y.ndim - len(A.data_shape)]
+    problem.isotropic = bool(isotropic)
+    problem.tol = check_number("tol", tol, strict=True)
+    problem.max_iter = check_count("max_iter", max_iter)
+    if reference is not None:
+        reference = as_images_like("reference", reference, images_like(A, problem.y, problem.batch_shape))
+    problem.reference = reference
 
 
 def check_radii(radii, name="radii"):

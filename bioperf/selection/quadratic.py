@@ -24,6 +24,7 @@ class Quadratic:
         self.linear = gram * observed
         # pixels / 2 times G and the copies of each coefficient: f = floor + sum of factor |X - observed|^2
         self.factor = (0.5 * problem.pixels * problem.copies * gram).astype(problem.real_dtype)
+        self.weighted = observed * self.factor
         self.at_zero = self.value(np.zeros_like(observed))
 
     @classmethod
@@ -53,9 +54,8 @@ class Quadratic:
 
     def moments(self, spectrum):
         """<x, G x> and <g, x>."""
-        # in one pass each, without complex temporaries
         square = float(np.vdot(spectrum * self.factor, spectrum).real)
-        cross = float(np.vdot(self.observed * self.factor, spectrum).real)
+        cross = float(np.vdot(self.weighted, spectrum).real)
         return 2 * square, 2 * cross
 
     @property

@@ -8,11 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from .._validation import (
-    as_images_like,
     check_choice,
-    check_count,
     check_number,
-    check_operator,
     check_threads,
 )
 from ..bio import solve_bio
@@ -21,11 +18,12 @@ from ..kernels import available_threads
 from ..lower import images_like, intensity_range, solve_lower
 from ..mri import default_mri_weight
 from ..noise import estimate_kspace_noise, estimate_noise, hermitian_noise
-from ..operators import Blur, MaskedFourier, MultiCoilFourier
+from ..operators import Blur
 from ..targets import FromArray, resolve_target
 from ..transforms import UndecimatedWavelet
-from .criteria import fingerprint, image_metrics, relative_error, split_samples
-from .result import Trial
+from .criteria import fingerprint, image_metrics, relative_error, split_samples, with_mask
+from .problems import set_data
+from .result import Trial, as_chains
 
 __all__ = ["BIORelaxation", "TVWeight"]
 
@@ -72,7 +70,7 @@ class TVWeight:
     names = ("tv_weight",)
 
     def __init__(self, A, y, *, reference=None, isotropic=False, tol=1e-4, max_iter=2000):
-        _set_data(self, A, y, reference, isotropic, tol, max_iter)
+        set_data(self, A, y, reference, isotropic, tol, max_iter)
 
     def __repr__(self):
         return f"TVWeight({self.A!r}, data of shape {self.y.shape}, {'isotropic' if self.isotropic else 'anisotropic'})"
@@ -184,7 +182,7 @@ class BIORelaxation:
         self, A, y, *, reference, target="nlm", tv_weight=None, noise_std=None, isotropic=True, tol=1e-3,
         max_iter=1000, **bio_options,
     ):  # fmt: skip
-        _set_data(self, A, y, reference, isotropic, tol, max_iter)
+        set_data(self, A, y, reference, isotropic, tol, max_iter)
         if self.reference is None:
             raise ValueError("reference: epsilon and kappa are chosen by the distance to the true images; pass them")
         unknown = sorted(set(bio_options) - set(BIO_OPTIONS))
@@ -292,19 +290,6 @@ class BIORelaxation:
         return Evaluator(self, Supervised(self), solve, lower, 0, threads)
 
 
-def _set_data(problem, A, y, reference, isotropic, tol, max_iter):
-    """The checked attributes that every problem has."""
-    check_operator(A)
-    problem.A, problem.y = A, A.check_data("y", y)
-    problem.batch_shape = problem.y.shape[: problem.y.ndim - len(A.data_shape)]
-    problem.isotropic = bool(isotropic)
-    problem.tol = check_number("tol", tol, strict=True)
-    problem.max_iter = check_count("max_iter", max_iter)
-    if reference is not None:
-        reference = as_images_like("reference", reference, images_like(A, problem.y, problem.batch_shape))
-    problem.reference = reference
-
-
 class Supervised:
     """1/2 |x - reference|^2 of an item, and the errors of the stack."""
 
@@ -340,9 +325,9 @@ class HeldOut:
             A.mask, fractions=fractions, calibration=calibration, seed=seed, centred=A.centred, paired=A.real
         )
         self.reference = problem.reference
-        self.A, self.validation = (_with_mask(A, mask) for mask in (self.split.train, self.split.validation))
+        self.A, self.validation = (with_mask(A, mask) for mask in (self.split.train, self.split.validation))
         self.y, self.y_validation = (np.where(B.mask, problem.y, 0) for B in (self.A, self.validation))
-        self.test = _with_mask(A, self.split.test) if self.split.test.any() else None
+        self.test = with_mask(A, self.split.test) if self.split.test.any() else None
         self.y_test = np.where(self.split.test, problem.y, 0)
 
     def value(self, index, x):
@@ -356,13 +341,6 @@ class HeldOut:
         if self.test is not None:
             metrics["test_error"] = relative_error(self.test, x, self.y_test)
         return metrics
-
-
-def _with_mask(A, mask):
-    """The same operator for other samples."""
-    if isinstance(A, MultiCoilFourier):
-        return MultiCoilFourier(mask, A.maps, centred=A.centred)
-    return MaskedFourier(mask, real=A.real, centred=A.centred)
 
 
 def _square(a):
@@ -432,9 +410,7 @@ class Evaluator:
         list of Trial, in the order of ``values``
         """
         values = list(values)
-        chains = [[k] for k in range(len(values))] if chains is None else [list(chain) for chain in chains]
-        if sorted(k for chain in chains for k in chain) != list(range(len(values))):
-            raise ValueError(f"chains: expected every index below {len(values)} once, got {chains}")
+        chains = as_chains(chains, len(values))
         workers = check_threads(threads) or self._threads or available_threads()
         inner = max(1, workers // max(1, len(chains)))
         trials = [None] * len(values)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-__all__ = ["Recorder", "Selection", "Trial"]
+__all__ = ["Recorder", "Selection", "Trial", "as_chains"]
 
 # The total variation's weight beside a wavelet weight where the selection is wavelets alone (solve_lower needs > 0).
 NEGLIGIBLE_TV = 1e-6
@@ -65,6 +65,14 @@ class Trial:
     def admissible(self):
         """Whether the trial may be selected: a finite criterion, not pruned, and not ``unregularised``."""
         return bool(np.isfinite(self.criterion)) and not self.pruned and not self.unregularised
+
+
+def as_chains(chains, count):
+    """Lists that hold every index below count once, each index alone for None; otherwise ValueError."""
+    chains = [[k] for k in range(count)] if chains is None else [list(chain) for chain in chains]
+    if sorted(k for chain in chains for k in chain) != list(range(count)):
+        raise ValueError(f"chains: expected every index below {count} once, got {chains}")
+    return chains
 
 
 class Recorder:

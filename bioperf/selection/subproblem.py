@@ -106,7 +106,6 @@ class Subproblem:
     def __init__(self, model, upper, sigma=(1.0, 1.0, 1.0)):
         self.model, self.upper, self.sigma = model, upper, np.asarray(sigma, float)
         self.problem = model.problem
-        self.fallbacks = 0
         training = model.quadratic
         images = len(training.observed)
         self.iterates = Iterates(self.problem, model.transform, model.isotropic, images)
@@ -240,7 +239,6 @@ class Subproblem:
         )  # fmt: skip
         found, mu = iterates.kernels.coupled_multipliers(*arguments, threads=iterates.threads)
         if not found:
-            self.fallbacks += 1
             found, mu = get_backend("reference").coupled_multipliers(*arguments)
             if not found:
                 raise DivergenceError("subproblem: its multipliers are not finite; rescale the data")
