@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 
 import bioperf
-from bioperf import deblurring
 from bioperf.cli.demo import motion_kernel
 from bioperf.targets import Deconvolution, Identity, NonLocalMeans
 
@@ -87,11 +86,12 @@ def main():
 
     lines += ["| strength factor | epsilon factor | " + " | ".join(f"noise {noise}" for noise in NOISE) + " |"]
     lines += ["|" + "---|" * (2 + len(NOISE))]
-    factor, epsilon = NonLocalMeans.FACTOR, deblurring.EPSILON_FACTOR
-    for NonLocalMeans.FACTOR, deblurring.EPSILON_FACTOR in itertools.product((0.036, 0.042, 0.048), (0.1, 0.15, 0.2)):
+    factor, epsilon = NonLocalMeans.FACTOR, NonLocalMeans.epsilon_factor
+    grid = itertools.product((0.036, 0.042, 0.048), (0.1, 0.15, 0.2))
+    for NonLocalMeans.FACTOR, NonLocalMeans.epsilon_factor in grid:
         cells = ["{:.2f}/{:.4f} (gain >= {:+.2f})".format(*quality(cases[noise])) for noise in NOISE]
-        lines.append(f"| {NonLocalMeans.FACTOR} | {deblurring.EPSILON_FACTOR} | " + " | ".join(cells) + " |")
-    NonLocalMeans.FACTOR, deblurring.EPSILON_FACTOR = factor, epsilon
+        lines.append(f"| {NonLocalMeans.FACTOR} | {NonLocalMeans.epsilon_factor} | " + " | ".join(cells) + " |")
+    NonLocalMeans.FACTOR, NonLocalMeans.epsilon_factor = factor, epsilon
 
     lines += ["", "| noise | target | trust | gain at the full epsilon |", "|---|---|---|---|"]
     for noise, (name, target) in itertools.product(

@@ -13,17 +13,15 @@ from .lower import intensity_range, solve_lower
 from .noise import estimate_noise
 from .operators import Blur
 from .solution import stack
-from .targets import Target, resolve_target
+from .targets import FromArray, Target, resolve_target
 
 __all__ = ["deblur", "default_tv_weight", "target_trust"]
 
 # The rules below are calibrated on Set12 and BSDS500 images with random motion kernels, not on Levin's set
 # (benchmarks/calibrate.py).
 WEIGHT_FACTOR, WEIGHT_POWER = 0.81, 1.46
-EPSILON_FACTOR = 0.15
 # A target is trusted fully up to the first number and not at all from the second.
 RESIDUAL_RANGE = (1.3, 1.6)
-VARIATION_RANGE = (1.0, 1.15)
 BOUNDARY_ROUNDS = 12
 
 
@@ -38,12 +36,13 @@ def default_tv_weight(noise_std, spread=1.0, isotropic=True):
     return weight if isotropic else 0.8 * weight
 
 
-def target_trust(A, y, image, total_variation_bound, noise_std, isotropic=True):
+def target_trust(A, y, image, total_variation_bound, noise_std, isotropic=True, variation_range=Target.variation_range):
     """How far to believe a target, from 0 to 1: whether it could itself be the answer.
 
     A good target explains the data up to the noise, |A D - y| <= 1.3 noise_std sqrt(n), and has no more
-    total variation than the constraint allows.  Trust fades to 0 at 1.6 noise_std sqrt(n) and at 1.15 times
-    the bound: an unsharp target fails the first test, one with amplified noise the second.
+    total variation than the constraint allows.  Trust fades to 0 at 1.6 noise_std sqrt(n) and at the end of
+    variation_range, 1.15 times the bound by default: an unsharp target fails the first test, one with amplified noise
+    the second.
 
     Parameters
     ----------
@@ -52,6 +51,9 @@ def target_trust(A, y, image, total_variation_bound, noise_std, isotropic=True):
         The data and the target D.
     total_variation_bound : float
     noise_std : float
+    isotropic : bool
+    variation_range : tuple of 2 floats
+        In units of the bound: ``Target.variation_range``.
 
     Returns
     -------
@@ -64,7 +66,7 @@ def target_trust(A, y, image, total_variation_bound, noise_std, isotropic=True):
     def fade(value, limits):
         return min(1.0, max(0.0, (limits[1] - value) / (limits[1] - limits[0])))
 
-    return fade(residual, RESIDUAL_RANGE) * fade(variation, VARIATION_RANGE)
+    return fade(residual, RESIDUAL_RANGE) * fade(variation, variation_range)
 
 
 def deblur(
@@ -89,8 +91,9 @@ def deblur(
     1. The noise level is estimated (``estimate_noise``), the lower level's weight follows from it
        (``default_tv_weight``) and the lower level is solved: xbar.
     2. The target D is computed; "nlm" is non-local means of an under-regularised lower-level solution.
-    3. epsilon = 0.15 noise_std sqrt(n) times ``target_trust``: a target that could not itself be the answer
-       gets epsilon = 0, and the result is then xbar; kappa = 0.
+    3. epsilon = 0.15 noise_std sqrt(n) times ``target_trust``, kappa = 0: a target that could not itself be the answer
+       gets epsilon = 0, and the result is then xbar.  Other targets may have factors of their own
+       (``Target.epsilon_factor`` and ``kappa``).
     4. The upper level is solved to the certificate.
 
     Parameters
@@ -103,7 +106,7 @@ def deblur(
     noise_std : float, optional
         Standard deviation of the noise, > 0, in the units of y.
     target : str, ndarray, callable or Target
-        As in ``solve_bio``.
+        As in ``solve_bio``; "cnn" is better and slower than "nlm".
     tv_weight, epsilon, kappa : float, optional
         As in ``solve_bio``; chosen as above if None.
     boundary : {"periodic", "unknown"}
@@ -137,8 +140,9 @@ def deblur(
     for name, value in (("epsilon", epsilon), ("kappa", kappa)):
         if value is not None:
             check_number(name, value)
-    if not isinstance(target, str | Target) and not callable(target):
-        target = resolve_target(target, y).array
+    target = resolve_target(target, y)
+    if isinstance(target, FromArray):
+        target = target.array
 
     if channel_axis is None:
         planes, channels = y, 0
@@ -159,7 +163,7 @@ def deblur(
         for channel in np.ndindex(group.shape[:channels]):
             image = np.ascontiguousarray(group[channel])
             goal = target[index][channel] if isinstance(target, np.ndarray) else target
-            items.append(_restore(A, image, boundary, goal, noise, weight, epsilon, kappa or 0.0, options))
+            items.append(_restore(A, image, boundary, goal, noise, weight, epsilon, kappa, options))
     solution = stack(items, planes.shape[:-d])
     if channel_axis is not None:
         solution.x = np.ascontiguousarray(np.moveaxis(solution.x, -d - 1, channel_axis))
@@ -184,15 +188,18 @@ def _restore(A, y, boundary, target, noise_std, tv_weight, epsilon, kappa, optio
     lower = solve_lower(A, data, tv_weight, x0=x0, **shared)
     clock.append(time.perf_counter())
 
-    image = resolve_target(target, data)(
+    target = resolve_target(target, data)
+    automatic, kappa = kappa is None, target.kappa if kappa is None else kappa
+    image = target(
         A, data, (), xbar=lower.x, tv_weight=tv_weight, noise_std=noise_std, isotropic=options["isotropic"],
         threads=options["threads"],
     )  # fmt: skip
     trust = None
     if epsilon is None:
         bound = (1 + kappa) * lower.details["total_variation"]
-        trust = target_trust(A, data, image, bound, noise_std, options["isotropic"])
-        epsilon = EPSILON_FACTOR * trust * noise_std * math.sqrt(data.size)
+        trust = target_trust(A, data, image, bound, noise_std, options["isotropic"], target.variation_range)
+        epsilon = target.epsilon_factor * trust * noise_std * math.sqrt(data.size)
+        kappa *= trust if automatic else 1
     clock.append(time.perf_counter())
 
     solution = solve_bio(

@@ -21,7 +21,7 @@ from .noise import estimate_kspace_noise, hermitian_noise
 from .operators import MaskedFourier, MultiCoilFourier
 from .operators.fourier import mirrored
 from .solution import stack
-from .targets import Target, non_local_means, resolve_target
+from .targets import Target, is_module, non_local_means, resolve_target
 from .transforms import UndecimatedWavelet
 
 __all__ = ["default_mri_weight", "reconstruct_mri"]
@@ -55,7 +55,7 @@ def reconstruct_mri(
     maps=None,
     noise_std=None,
     target="nlm",
-    rounds=2,
+    rounds=None,
     tv_weight=None,
     wavelet_weight=None,
     wavelet=None,
@@ -100,8 +100,9 @@ def reconstruct_mri(
         the border of k-space (``estimate_kspace_noise``).
     target : str, ndarray, callable or Target
         As in ``solve_bio``; callables and "nlm" act on the last image.
-    rounds : int
-        How often steps 2 and 3 are done (an array as target: once).
+    rounds : int, optional
+        How often steps 2 and 3 are done; None: twice, and once for an array or a target that takes turns with
+        the data itself ("cnn", ``Target.rounds_of_solver``).
     tv_weight, wavelet_weight, epsilon, kappa, sparsity_weight : float, optional
         As in ``solve_bio``; chosen as above if None (sparsity_weight: 0.15, in units of the range; 0 leaves
         the term out).
@@ -153,7 +154,8 @@ def reconstruct_mri(
     ):  # fmt: skip
         if value is not None:
             check_number(name, value)
-    rounds = check_count("rounds", rounds)
+    if rounds is not None:
+        rounds = check_count("rounds", rounds)
     tol = check_number("tol", tol, strict=True)
     max_iter = check_count("max_iter", max_iter)
     if wavelet is None:
@@ -167,6 +169,10 @@ def reconstruct_mri(
     if not isinstance(target, str | Target) and not callable(target):
         target = _target_images(target, batch_shape, mask.shape, kspace, real)
         rounds = 1
+    elif is_module(target) or (isinstance(target, str) and target != "nlm"):
+        target = resolve_target(target, kspace)
+    if rounds is None:
+        rounds = target.rounds_of_solver if isinstance(target, Target) else Target.rounds_of_solver
     model = {
         "tv_weight": tv_weight, "wavelet_weight": wavelet_weight, "wavelet": wavelet, "isotropic": bool(isotropic),
         "epsilon": epsilon, "kappa": KAPPA if kappa is None else kappa, "transform": transform,
@@ -292,7 +298,7 @@ def _target_image(target, A, y, image, strength, tv_weight, noise_std, shared):
         return non_local_means(image, strength, patch_distance=PATCH_DISTANCE)
     if callable(target) and not isinstance(target, Target):
         return as_images_like("target(x)", target(image.copy()), image)
-    return resolve_target(target, image)(
+    return target(
         A, y, (), xbar=image, tv_weight=tv_weight, noise_std=noise_std, isotropic=shared["isotropic"],
         threads=shared["threads"],
     )  # fmt: skip

@@ -27,13 +27,30 @@ app = typer.Typer(
 
 class Target(StrEnum):
     nlm = "nlm"
+    cnn = "cnn"
     identity = "identity"
     deconv = "deconv"
 
 
 class MriTarget(StrEnum):
     nlm = "nlm"
+    cnn = "cnn"
     identity = "identity"
+
+
+class Precision(StrEnum):
+    bfloat16 = "bfloat16"
+    float32 = "float32"
+
+
+class Task(StrEnum):
+    noise = "noise"
+    kspace = "kspace"
+
+
+class Device(StrEnum):
+    cpu = "cpu"
+    cuda = "cuda"
 
 
 class Boundary(StrEnum):
@@ -174,6 +191,16 @@ MaxValues = Annotated[
     int, typer.Option("--max-values", metavar="N", min=1, help="Refuse files with more values than this.")
 ]
 Isotropic = Annotated[bool, typer.Option("--isotropic/--anisotropic", help="The kind of total variation.")]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights",
+        metavar="W",
+        show_default="the package's",
+        help="Of the target cnn, as train-denoiser writes them.",
+    ),
+]
+OfNetwork = Annotated[Device, typer.Option("--device", help="Where the target cnn is computed.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no tables.")]
 
 
@@ -208,6 +235,8 @@ def deblur(
         ),
     ] = None,
     target: Annotated[Target, typer.Option("--target", help="What the result is drawn to.")] = Target.nlm,
+    weights: Weights = None,
+    device: OfNetwork = Device.cpu,
     tv_weight: TvWeight = None,
     epsilon: Epsilon = None,
     kappa: Annotated[
@@ -236,6 +265,7 @@ def deblur(
 ):
     """Restore a blurred image, or a stack, given its point spread function."""
     from .deblur import deblur_file
+    from .target import make_target
 
     solution = deblur_file(
         image,
@@ -246,7 +276,7 @@ def deblur(
         max_pixels=max_pixels,
         quiet=quiet,
         noise_std=noise_std,
-        target=target.value,
+        target=make_target(target.value, weights, device.value),
         tv_weight=tv_weight,
         epsilon=epsilon,
         kappa=kappa,
@@ -306,9 +336,18 @@ def mri(
         ),
     ] = None,
     target: Annotated[MriTarget, typer.Option("--target", help="What the result is drawn to.")] = MriTarget.nlm,
+    weights: Weights = None,
+    device: OfNetwork = Device.cpu,
     rounds: Annotated[
-        int, typer.Option("--rounds", metavar="N", min=1, help="How often target and upper level are solved.")
-    ] = 2,
+        int | None,
+        typer.Option(
+            "--rounds",
+            metavar="N",
+            min=1,
+            show_default="nlm 2, cnn 1",
+            help="How often target and upper level are solved.",
+        ),
+    ] = None,
     tv_weight: TvWeight = None,
     wavelet_weight: Annotated[
         float | None,
@@ -359,6 +398,7 @@ def mri(
 ):
     """Reconstruct an image, or a stack, from undersampled k-space."""
     from .mri import reconstruct_file
+    from .target import make_target
 
     solution = reconstruct_file(
         kspace,
@@ -378,7 +418,7 @@ def mri(
         quiet=quiet,
         real=real,
         noise_std=noise_std,
-        target=target.value,
+        target=make_target(target.value, weights, device.value),
         rounds=rounds,
         tv_weight=tv_weight,
         wavelet_weight=wavelet_weight,
@@ -542,6 +582,75 @@ def tune(
     if strict and unfinished:
         _complain(f"{data}: {'; '.join(unfinished)} (the output was written)")
         raise typer.Exit(NOT_CONVERGED)
+
+
+@app.command()
+def train_denoiser(
+    context: typer.Context,
+    data: Annotated[
+        list[Path],
+        typer.Argument(metavar="DATA", help="Folders of images; PNG, TIFF, NPY files; NPZ archives of images."),
+    ],
+    output: Annotated[
+        Path, typer.Option("--out", "-o", metavar="OUT", help="The weights, safetensors; OUT.checkpoint is continued.")
+    ],
+    task: Annotated[
+        Task,
+        typer.Option("--task", help="White noise, or the artefacts met on the way from k-space to an image."),
+    ] = Task.noise,
+    steps: Annotated[int, typer.Option("--steps", metavar="N", min=1, help="Steps of Adam.")] = 40000,
+    batch: Annotated[int, typer.Option("--batch", metavar="N", min=1, help="Patches a step.")] = 8,
+    patch: Annotated[int, typer.Option("--patch", metavar="N", min=8, help="Pixels along a patch's side.")] = 64,
+    levels: Annotated[
+        tuple[float, float],
+        typer.Option("--levels", metavar="LO HI", help="Range of the noise level, for intensities from 0 to 1."),
+    ] = (0.0, 0.11),
+    learning_rate: Annotated[float, typer.Option("--learning-rate", metavar="R", help="The highest one.")] = 1e-3,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of start, patches and noise.")] = 0,
+    precision: Annotated[
+        Precision, typer.Option("--precision", help="Of the inner layers while training.")
+    ] = Precision.bfloat16,
+    validation: Annotated[
+        Path | None,
+        typer.Option("--validation", metavar="DATA", show_default="every 25th image", help="Images to validate on."),
+    ] = None,
+    initial: Annotated[
+        Path | None, typer.Option("--init", metavar="W", show_default="random", help="Weights to start from.")
+    ] = None,
+    checkpoint_every: Annotated[
+        int, typer.Option("--checkpoint-every", metavar="N", min=1, help="Steps between checkpoints.")
+    ] = 1000,
+    device: Annotated[Device, typer.Option("--device", help="Where to train.")] = Device.cpu,
+    restart: Annotated[bool, typer.Option("--restart", help="Ignore OUT.checkpoint.")] = False,
+    threads: Annotated[
+        int | None, typer.Option("--threads", metavar="N", min=1, show_default="torch's", help="Threads of torch.")
+    ] = None,
+    quiet: Quiet = False,
+):
+    """Train the network of the target "cnn" on images, from checkpoint to checkpoint."""
+    from .train import train
+
+    train(
+        data,
+        output,
+        task=task.value,
+        steps=steps,
+        batch=batch,
+        patch=patch,
+        lowest=levels[0],
+        highest=levels[1],
+        learning_rate=learning_rate,
+        seed=seed,
+        precision=precision.value,
+        validation=validation,
+        initial=initial,
+        checkpoint_every=checkpoint_every,
+        device=device.value,
+        restart=restart,
+        threads=threads,
+        quiet=quiet,
+        arguments=context.obj.arguments,
+    )
 
 
 @app.command()

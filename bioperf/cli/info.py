@@ -14,7 +14,7 @@ __all__ = ["print_info"]
 
 _PACKAGES = (
     "numpy", "scipy", "numba", "scikit-image", "PyWavelets", "imageio", "tifffile", "matplotlib", "typer", "rich",
-    "ducc0", "pyfftw", "h5py", "nibabel", "optuna",
+    "ducc0", "pyfftw", "h5py", "nibabel", "optuna", "torch", "safetensors",
 )  # fmt: skip
 
 

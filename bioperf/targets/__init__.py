@@ -2,22 +2,28 @@
 
 from .._validation import as_images_like, check_choice
 from .base import Target
+from .cnn import CNN
 from .deconvolution import Deconvolution
+from .denoised import Denoised, from_callable, is_module
 from .nlm import NonLocalMeans, non_local_means
 
 __all__ = [
+    "CNN",
     "NAMES",
     "Deconvolution",
+    "Denoised",
     "FromArray",
     "FromCallable",
     "Identity",
     "NonLocalMeans",
     "Target",
+    "from_callable",
+    "is_module",
     "non_local_means",
     "resolve_target",
 ]
 
-NAMES = ("nlm", "identity", "deconv")
+NAMES = ("nlm", "identity", "deconv", "cnn")
 
 
 class Identity(Target):
@@ -52,9 +58,11 @@ def resolve_target(target, images):
     """The target object for what a user may pass: a name, an array like ``images``, a callable or a target."""
     if isinstance(target, str):
         check_choice("target", target, NAMES)
-        return {"nlm": NonLocalMeans, "identity": Identity, "deconv": Deconvolution}[target]()
+        return {"nlm": NonLocalMeans, "identity": Identity, "deconv": Deconvolution, "cnn": CNN}[target]()
     if isinstance(target, Target):
         return target
+    if is_module(target):
+        return from_callable(target)
     if callable(target):
         return FromCallable(target)
     return FromArray(as_images_like("target", target, images))

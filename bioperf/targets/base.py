@@ -18,7 +18,22 @@ class Target:
         As given to the solver.
     noise_std : float, optional
         The noise level, where the caller knows it.
+
+    Attributes
+    ----------
+    epsilon_factor, kappa : float
+        What ``deblur`` takes for this target: epsilon in units of noise_std sqrt(n), and kappa.
+    variation_range : tuple of 2 floats
+        The D's total variation, relative to the bound, up to which ``deblur`` trusts it fully and from which not at
+        all.
+    rounds_of_solver : int
+        How often ``reconstruct_mri`` makes the target anew from its last image.
     """
+
+    epsilon_factor = 0.15
+    kappa = 0.0
+    variation_range = (1.0, 1.15)
+    rounds_of_solver = 2
 
     def __call__(self, A, y, index, **context):
         raise NotImplementedError
