@@ -1,8 +1,12 @@
 """The upper level: bilevel integrative optimisation (BIO) of an image (mathematics.md 2, 4 and 6)."""
 
+import math
+from pathlib import Path
+
 import numpy as np
 
-from ._fourier import RELAXATION
+from ._fourier import RELAXATION, FourierProblem
+from ._safeguard import LearnedIterations, LearnedProblem, check_learned
 from ._sparse import SparseTerm, resolve_transform
 from ._upper import BALANCE_BY, DATA_TOL_FACTOR, UpperLevel, field_threshold
 from ._validation import (
@@ -56,6 +60,7 @@ def solve_bio(
     max_iter=1000,
     x0=None,
     penalties=None,
+    learned=None,
     callback=None,
     threads=None,
 ):
@@ -124,6 +129,18 @@ def solve_bio(
         Starting image(s); xbar by default.
     penalties : tuple of 2 floats, optional
         (b_v, b_p); chosen and balanced if None ("slack" uses the first alone).
+    learned : "deblur", str, Path or object, optional
+        Learned iterations, for splitting "ball" with a Blur or a MaskedFourier: in the first ``learned.stages``
+        iterations the penalties and the relaxation are learned, and iterates are proposed, which are kept if they pass
+        a check that preserves the convergence to the solution whatever is proposed (mathematics.md 10). The name of
+        stages in the package (trained for ``deblur``), the path of a file of ``learning.unrolled.train_stages``
+        (both need the extra "torch"), or an object with
+
+        - ``stages``, a number of iterations,
+        - ``penalties(k)``, k = 0, 1, ...: (b_v, b_p) in units of eta, or None; a given ``penalties`` has precedence,
+        - ``relaxation(k)``, in (0, 2); after the last stage its penalties and relaxation stay,
+        - ``propose(state)``, a ``LearnedState``: (q, residual), either None to leave it, or None for no proposal,
+        - optionally ``bind(problem)``, a ``LearnedProblem``, which returns such an object for one item.
     callback : callable, optional
         Called with a ``Progress`` every few iterations; returning True stops the run.
     threads : int, optional
@@ -134,7 +151,8 @@ def solve_bio(
     Solution
         ``lower_bound`` is the dual value of mathematics.md 6 at the current multipliers, a bound for any of them;
         ``infeasibility`` has "tv" and "data", as above; ``details`` has "lower" (xbar's Solution, or None),
-        "target" (the image D), "penalties", "total_variation_bound" and "epsilon".
+        "target" (the image D), "penalties", "total_variation_bound" and "epsilon"; and of a learned solve
+        "learned": how many iterates were "proposed" and "kept", in how many "stages".
 
     Raises
     ------
@@ -194,6 +212,9 @@ def solve_bio(
         ybar = y if ybar == "observation" else A(xbar)
 
     problem = problem_for(A, images.dtype, threads)
+    if learned is not None:
+        learned = _resolve_learned(learned, splitting, problem)
+        options["learned"] = learned
     solve = _ball if splitting == "ball" else _slack
     items = []
     for index in np.ndindex(batch_shape):
@@ -206,6 +227,19 @@ def solve_bio(
     solution = stack(items, batch_shape)
     solution.details["lower"] = lower_solution
     return solution
+
+
+def _resolve_learned(learned, splitting, problem):
+    """The object for what a user may pass: a name, a path or an object."""
+    if splitting != "ball" or not isinstance(problem, FourierProblem):
+        raise ValueError(
+            'learned: is for splitting="ball" and the operators Blur and MaskedFourier; leave it out for others'
+        )
+    if isinstance(learned, str | Path):
+        from .learning.stages import LearnedStages
+
+        learned = LearnedStages.named(learned)
+    return check_learned(learned)
 
 
 def _sparsity_weight(weight, transform, A, y):
@@ -235,69 +269,158 @@ def _lower_image(A, y, lower, ybar, images, options):
     return solution.x, solution
 
 
-def _ball(problem, ybar, image, bound, x0, penalties, sparse_model, **options):
-    kernels, fft, threads = problem.kernels, problem.fft, problem.threads
-    isotropic, epsilon, eta, max_iter = (options[name] for name in ("isotropic", "epsilon", "eta", "max_iter"))
-    data = problem.upper(ybar, image, epsilon, eta)
-    upper = UpperLevel(problem, data, bound, options, "upper level (ball)")
-    automatic = penalties is None
-    if automatic:
-        penalties = (FIELD_PENALTY * eta, data.start_penalty() * eta)
-    field_penalty, data_penalty = penalties
-    transform, sparsity_weight = sparse_model
-    sparse = None
-    if np.any(sparsity_weight):
-        sparse_penalty = max(eta, SPARSE_PENALTY * float(np.max(sparsity_weight)) / intensity_range(image))
-        sparse = SparseTerm(problem, transform, sparsity_weight, sparse_penalty)
+class _Ball:
+    """The iteration of splitting "ball" on one item.
 
-    x, rhs = fft.empty("image", "image")
-    (q,) = workspace([(problem.field_shape, problem.dtype)])
-    x[...] = x0
-    kernels.gradient(x, ndim=len(problem.shape), out=q, threads=threads)
-    data.start(x)
-    if sparse:
-        sparse.start(x)
-    theta = 0.0
+    After ``split`` the fields (q, the sparse term's, ``data.residual``) are all that the rest depends on: the z of the
+    Douglas-Rachford operator T, which ``image`` and the next ``split`` apply (mathematics.md 4c).
+    """
+
+    def __init__(self, problem, data, image, bound, x0, penalties, sparse_model, options):
+        self.problem, self.data, self.bound = problem, data, bound
+        self.isotropic, self.eta = options["isotropic"], options["eta"]
+        if penalties is None:
+            penalties = (FIELD_PENALTY * self.eta, data.start_penalty() * self.eta)
+        self.field_penalty, self.data_penalty = penalties
+        self.relaxation, self.step_options = RELAXATION, {}
+        transform, sparsity_weight = sparse_model
+        self.sparse = None
+        if np.any(sparsity_weight):
+            sparse_penalty = SPARSE_PENALTY * float(np.max(sparsity_weight)) / intensity_range(image)
+            self.sparse = SparseTerm(problem, transform, sparsity_weight, max(self.eta, sparse_penalty))
+
+        self.x, self.rhs = problem.fft.empty("image", "image")
+        (self.q,) = workspace([(problem.field_shape, problem.dtype)])
+        self.x[...] = x0
+        problem.kernels.gradient(self.x, ndim=len(problem.shape), out=self.q, threads=problem.threads)
+        data.start(self.x)
+        if self.sparse:
+            self.sparse.start(self.x)
+        self.theta = 0.0
+
+    @property
+    def penalties(self):
+        return self.field_penalty, self.data_penalty
+
+    def weights(self):
+        """The weights of q, the sparse term's field and the residual in the norm in which T is averaged."""
+        return self.field_penalty, self.sparse.penalty if self.sparse else 0.0, self.data_penalty
+
+    def split(self):
+        """Steps 1 and 2 of ``solve_bio``."""
+        p, theta = self.problem, self.theta
+        sums = p.kernels.update_field(
+            self.x, self.q, self.relaxation, theta, 1.0, self.isotropic, theta, threads=p.threads
+        )
+        self.theta = field_threshold(p.kernels, self.q, self.bound, self.isotropic, theta, sums, p.threads)
+
+    def image(self, keep, split=True):
+        """Steps 3 to 5; |x - D| and |A x - ybar|.  ``split``: the sparse term's field is to be updated, too."""
+        p, sparse = self.problem, self.sparse
+        p.kernels.field_divergence(self.q, self.theta, self.isotropic, 1.0, -2.0, self.rhs, threads=p.threads)
+        if sparse:
+            weight = sparse.penalty / self.field_penalty
+            if split:
+                sparse.analyse(self.x)
+                sparse.update(self.relaxation, self.rhs, weight)
+            else:
+                sparse.add_split(self.rhs, weight)
+        self.x, distance, misfit = self.data.step(
+            self.rhs, self.x, *self.penalties, sparse.penalty if sparse else 0.0, keep, **self.step_options
+        )
+        return distance, misfit
+
+    def step(self, keep):
+        self.split()
+        return self.image(keep)
+
+    def certificate(self, distance):
+        """TV(x), the objective, the lower bound and the KKT residual."""
+        p, sparse = self.problem, self.sparse
+        tv = p.kernels.field_status(self.x, self.q, self.theta, self.isotropic, threads=p.threads)[0]
+        objective = 0.5 * self.eta * distance**2
+        p.kernels.field_divergence(self.q, self.theta, self.isotropic, 0.0, 1.0, self.rhs, threads=p.threads)
+        if sparse:
+            sparse.analyse(self.x)
+            objective += sparse.weight * sparse.status()[0]
+            sparse.add_dual(self.rhs, sparse.penalty / self.field_penalty)
+        lower_bound, kkt = self.data.bound(self.rhs, *self.penalties)
+        return tv, objective, lower_bound - self.bound * self.field_penalty * self.theta, kkt
+
+    def scale_field_penalty(self, factor):
+        """The penalty times factor, the multiplier the same."""
+        self.field_penalty *= factor
+        p = self.problem
+        p.kernels.update_field(self.x, self.q, 0.0, self.theta, 1 / factor, self.isotropic, 0.0, threads=p.threads)
+        self.theta /= factor
+
+    def scale_data_penalty(self, factor):
+        """The penalty times factor, the multiplier the same."""
+        self.data_penalty *= factor
+        self.data.rescale(factor)
+
+    def set_penalties(self, field_penalty, data_penalty):
+        """Other penalties, the multipliers the same."""
+        if field_penalty != self.field_penalty:
+            self.scale_field_penalty(field_penalty / self.field_penalty)
+        if data_penalty != self.data_penalty:
+            self.scale_data_penalty(data_penalty / self.data_penalty)
+
+    def set_relaxation(self, relaxation):
+        self.relaxation, self.step_options = relaxation, {"relaxation": relaxation}
+
+    def set_fields(self, q, residual, theta=None, shrink=None):
+        """Other fields, with the threshold and the factor that belong to them (computed if None)."""
+        p, data = self.problem, self.data
+        self.q[...] = q
+        if theta is None:
+            norm, _ = p.kernels.sum_above(self.q, 0.0, self.isotropic, threads=p.threads)
+            above = p.kernels.sum_above(self.q, self.theta, self.isotropic, threads=p.threads)
+            theta = field_threshold(
+                p.kernels, self.q, self.bound, self.isotropic, self.theta, (norm, *above), p.threads
+            )
+        data.residual[...] = residual
+        if shrink is None:
+            shrink = data.shrink_for(math.sqrt(p.square_norm(data.residual)))
+        self.theta, data.shrink = theta, shrink
+
+
+def _ball(problem, ybar, image, bound, x0, penalties, sparse_model, learned=None, **options):
+    data = problem.upper(ybar, image, options["epsilon"], options["eta"])
+    upper = UpperLevel(problem, data, bound, options, "upper level (ball)")
+    ball = _Ball(problem, data, image, bound, x0, penalties, sparse_model, options)
+    automatic, max_iter, first_balance = penalties is None, options["max_iter"], 0
+    step = ball.step
+    if learned is not None:
+        given = LearnedProblem(x0, image, bound, options["epsilon"], options["eta"], options["isotropic"])
+        learned = LearnedIterations(ball, learned, given, tune=automatic)
+        step, first_balance = learned.step, learned.stages
 
     for done in range(1, max_iter + 1):
-        sums = kernels.update_field(x, q, RELAXATION, theta, 1.0, isotropic, theta, threads=threads)
-        theta = field_threshold(kernels, q, bound, isotropic, theta, sums, threads)
-        kernels.field_divergence(q, theta, isotropic, 1.0, -2.0, rhs, threads=threads)
-        if sparse:
-            sparse.analyse(x)
-            sparse.update(RELAXATION, rhs, sparse.penalty / field_penalty)
         check = done % CHECK_EVERY == 0 or done == max_iter
-        shift = sparse.penalty if sparse else 0.0
-        x, distance, misfit = data.step(rhs, x, field_penalty, data_penalty, shift, check)
+        distance, misfit = step(check)
         if not check:
             continue
 
-        tv = kernels.field_status(x, q, theta, isotropic, threads=threads)[0]
-        objective = 0.5 * eta * distance**2
-        kernels.field_divergence(q, theta, isotropic, 0.0, 1.0, rhs, threads=threads)
-        if sparse:
-            sparse.analyse(x)
-            objective += sparse.weight * sparse.status()[0]
-            sparse.add_dual(rhs, sparse.penalty / field_penalty)
-        lower_bound, kkt = data.bound(rhs, field_penalty, data_penalty)
-        lower_bound -= bound * field_penalty * theta
+        tv, objective, lower_bound, kkt = ball.certificate(distance)
         converged, stopped = upper.check(
-            done, x, tv, objective, lower_bound, misfit,
-            kkt_residual=kkt, field_penalty=field_penalty, data_penalty=data_penalty,
+            done, ball.x, tv, objective, lower_bound, misfit,
+            kkt_residual=kkt, field_penalty=ball.field_penalty, data_penalty=ball.data_penalty,
         )  # fmt: skip
         if converged or stopped:
             break
-        if automatic and data.balanced and done in BALANCE_AT and abs(upper.gap) > upper.tol:
+        due = done in BALANCE_AT and done > first_balance
+        if automatic and data.balanced and due and abs(upper.gap) > upper.tol:
             factor, tighter = upper.balance()
             if tighter == "tv":
-                field_penalty *= factor
-                kernels.update_field(x, q, 0.0, theta, 1 / factor, isotropic, 0.0, threads=threads)
-                theta /= factor
+                ball.scale_field_penalty(factor)
             else:
-                data_penalty *= factor
-                data.rescale(factor)
+                ball.scale_data_penalty(factor)
 
-    return upper.solution(x, done, converged, stopped, (field_penalty, data_penalty))
+    solution = upper.solution(ball.x, done, converged, stopped, ball.penalties)
+    if learned is not None:
+        solution.details["learned"] = learned.details()
+    return solution
 
 
 def _slack(problem, ybar, image, bound, x0, penalties, sparse_model, **options):
