@@ -7,7 +7,8 @@ Rows: the zero-filled image; lower levels, total variation (weight 3e-4) alone a
 the bilevel problem with the zero-filled image as target, exact (epsilon = kappa = 0) and, as the paper has it, with
 rho |T x|_1 of one weight for all coefficients and kappa = 1; the same with non-local means of the lower level (TV
 and wavelet) as target, with and without that term; ``reconstruct_mri`` with its lower level, one round, and its
-defaults.  The two values of rho come from a coarse grid on cardiac slices.
+defaults; and with the network as target (extra "torch"), after one round and after the default's, its image D a row
+of its own.  The two values of rho come from a coarse grid on cardiac slices.
 
 A gain is over the lower level of ``reconstruct_mri``; the smallest one tells whether any image lost.  Seconds are
 those of the whole way from k-space: a bilevel row's hold its lower level's and its target's.
@@ -18,6 +19,7 @@ with a line for each image and row, and for each set and mask csmri-<set>-<mask>
 
 import argparse
 import functools
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -45,10 +47,18 @@ COLOURS = {
     "BIO, nlm + DWT": "#a63603",
     f"{DEFAULT}, 1 round": "#e377c2",
     DEFAULT: "#cb181d",
+    "D of cnn, 1 round, time of D alone": "#bcbddc",
+    f"{DEFAULT}, cnn, 1 round": "#807dba",
+    "D of cnn, time of D alone": "#9e9ac8",
+    f"{DEFAULT}, cnn": "#54278f",
 }
 
 # Ending of a row -> marker and size of its mean; the first that fits.
-MARKERS = {DEFAULT: ("D", 85), "1 round": ("D", 85), "+ DCT": ("s", 50), "+ DWT": ("^", 40), "": ("o", 110)}
+MARKERS = dict.fromkeys((DEFAULT, "1 round", "cnn"), ("D", 85)) | {
+    "+ DCT": ("s", 50),
+    "+ DWT": ("^", 40),
+    "": ("o", 110),
+}
 
 # Printed elsewhere: mean PSNR and SSIM of the whole brain set with the radial masks.
 QUOTED = {
@@ -113,6 +123,22 @@ def score(table, key, truth, sampled, max_iter, threads):
     solution, seconds = timed(reconstruct_mri, y, sampled, rounds=1, threads=threads)
     add(f"{DEFAULT}, 1 round", solution.x, solution, seconds)
     add(DEFAULT, one_call.x, one_call, one_call_seconds)
+    for name, target in networks().items():
+        solution, seconds = timed(reconstruct_mri, y, sampled, target=target, threads=threads)
+        add(f"D of {name}, time of D alone", solution.details["target"], None, solution.details["seconds"]["target"])
+        add(f"{DEFAULT}, {name}", solution.x, solution, seconds)
+
+
+@functools.cache
+def networks():
+    """The targets that need torch, by the name of their row; none, with a remark, where it is missing."""
+    from bioperf.targets import CNN
+
+    try:
+        return {"cnn, 1 round": CNN(rounds=1, levels=(0.02, 0.02)), "cnn": CNN()}
+    except ImportError as error:
+        print(f"without the rows of the network: {error}", file=sys.stderr)
+        return {}
 
 
 def timed_image(function, *arguments):

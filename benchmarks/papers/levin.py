@@ -3,8 +3,9 @@
     python benchmarks/papers/levin.py DATA_DIR [--protocol synthetic|real|both] [--exact] [--out DIR]
 
 "synthetic": 4 images x 8 motion kernels, circular blur, noise of standard deviation 0.01.  Rows: the blurred
-image, lower levels, and the relaxed problem of ``deblur`` with each target and every other choice left alone;
-with ``--exact`` the exact bilevel problem (epsilon = kappa = 0, weight 1e-3, anisotropic) for each target and
+image, lower levels, and the relaxed problem of ``deblur`` with each target and every other choice left alone; for
+the network (extra "torch") after one round and after the default's, with its image D as a row of its own, and
+the last one by learned iterations; with ``--exact`` the exact bilevel problem (epsilon = kappa = 0, weight 1e-3, anisotropic) for each target and
 each strategy for ybar.  "real": the set's photographs with known kernel, unknown boundary, registered and cut.
 
 A gain is over the row's own lower level; the smallest one tells whether any image lost by the upper level.
@@ -12,6 +13,7 @@ Writes levin-<protocol>.csv and .md, and levin-<protocol>-images.csv with a line
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from levin_data import BORDER, NOISE, Levin, inner
@@ -30,9 +32,10 @@ def relaxed_row(target):
 
 
 def synthetic(levin, pairs, strategies, max_iter, threads, advance):
-    from bioperf import Blur, deblur, solve_lower
+    from bioperf import Blur, deblur, solve_bio, solve_lower
 
     table = Table(KEYS)
+    targets = {name: name for name in ("nlm", "deconv", "identity")} | networks()
     for pair in pairs:
         truth, y, psf = levin.synthetic(*pair)
         A = Blur(psf, y.shape)
@@ -40,17 +43,37 @@ def synthetic(levin, pairs, strategies, max_iter, threads, advance):
         for name, isotropic in (("isotropic", True), ("anisotropic", False)):
             lower, seconds = timed(solve_lower, A, y, LOWER_WEIGHT, isotropic=isotropic, threads=threads)
             table.add(f"lower level, {name}, weight {LOWER_WEIGHT:g}", pair, lower.x, truth, lower, seconds)
-        for k, target in enumerate(("nlm", "deconv", "identity")):
+        for k, (name, target) in enumerate(targets.items()):
             solution, seconds = timed(deblur, y, psf, target=target, threads=threads)
-            lower = solution.details["lower"]
+            lower, parts = solution.details["lower"], solution.details["seconds"]
             if k == 0:
-                seconds_lower = solution.details["seconds"]["lower"]
-                table.add("lower level, default weight", pair, lower.x, truth, lower, seconds_lower)
-            table.add(relaxed_row(target), pair, solution.x, truth, solution, seconds, lower.x)
+                table.add("lower level, default weight", pair, lower.x, truth, lower, parts["lower"])
+            if name.startswith("cnn"):
+                image = solution.details["target"]
+                table.add(f'D of "{name}", time of D alone', pair, image, truth, None, parts["target"], lower.x)
+            table.add(relaxed_row(name), pair, solution.x, truth, solution, seconds, lower.x)
+        if "cnn" in targets:
+            known = {name: solution.details[name] for name in ("target", "tv_weight", "epsilon", "kappa")}
+            learned, upper = timed(
+                solve_bio, A, y, lower=lower, isotropic=True, learned="deblur", threads=threads, **known
+            )  # fmt: skip
+            seconds = parts["lower"] + parts["target"] + upper
+            table.add(f"{relaxed_row('cnn')}, learned iterations", pair, learned.x, truth, learned, seconds, lower.x)
         if strategies:
             exact_grid(table, pair, A, y, truth, strategies, max_iter, threads)
         advance()
     return table
+
+
+def networks():
+    """The targets that need torch, by the name of their row; none, with a remark, where it is missing."""
+    from bioperf.targets import CNN
+
+    try:
+        return {"cnn, 1 round": CNN(rounds=1, levels=(0.03, 0.03)), "cnn": CNN()}
+    except ImportError as error:
+        print(f"without the rows of the network: {error}", file=sys.stderr)
+        return {}
 
 
 def exact_grid(table, pair, A, y, truth, strategies, max_iter, threads):
@@ -86,7 +109,7 @@ def exact_grid(table, pair, A, y, truth, strategies, max_iter, threads):
 def real(levin, pairs, threads, advance):
     from bioperf import deblur
 
-    table = Table(KEYS)
+    table, learned = Table(KEYS), networks().get("cnn")
     for pair in pairs:
         truth, y, psf = levin.real(*pair)
 
@@ -100,6 +123,9 @@ def real(levin, pairs, threads, advance):
         framed = solution.details["lower_image"]  # lower.x, of the extended domain, cut to the frame
         score("lower level, default weight", framed, lower, solution.details["seconds"]["lower"])
         score(relaxed_row("nlm"), solution.x, solution, seconds, lower=framed)
+        if learned:
+            solution, seconds = timed(deblur, y, psf, boundary="unknown", target=learned, threads=threads)
+            score(relaxed_row("cnn"), solution.x, solution, seconds, lower=framed)
         advance()
     return table
 
