@@ -43,11 +43,6 @@ class Precision(StrEnum):
     float32 = "float32"
 
 
-class Task(StrEnum):
-    noise = "noise"
-    kspace = "kspace"
-
-
 class Device(StrEnum):
     cpu = "cpu"
     cuda = "cuda"
@@ -594,10 +589,6 @@ def train_denoiser(
     output: Annotated[
         Path, typer.Option("--out", "-o", metavar="OUT", help="The weights, safetensors; OUT.checkpoint is continued.")
     ],
-    task: Annotated[
-        Task,
-        typer.Option("--task", help="White noise, or the artefacts met on the way from k-space to an image."),
-    ] = Task.noise,
     steps: Annotated[int, typer.Option("--steps", metavar="N", min=1, help="Steps of Adam.")] = 40000,
     batch: Annotated[int, typer.Option("--batch", metavar="N", min=1, help="Patches a step.")] = 8,
     patch: Annotated[int, typer.Option("--patch", metavar="N", min=8, help="Pixels along a patch's side.")] = 64,
@@ -633,7 +624,6 @@ def train_denoiser(
     train(
         data,
         output,
-        task=task.value,
         steps=steps,
         batch=batch,
         patch=patch,

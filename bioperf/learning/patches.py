@@ -11,7 +11,7 @@ from ..io.errors import InputError
 from ..io.images import check_file, image_format, read_image
 from ..io.npz import open_archive
 
-__all__ = ["Patches", "as_floats", "as_training_image", "digest_of", "read_training_images", "turned"]
+__all__ = ["Patches", "as_training_image", "digest_of", "read_training_images", "turned"]
 
 logger = logging.getLogger(__name__)
 
@@ -162,11 +162,6 @@ class Patches:
         level = rng.uniform(*self.levels, self.batch).astype(np.float32)
         noisy = clean + level[:, None, None, None] * rng.standard_normal(clean.shape, np.float32)
         return clean, noisy, level
-
-
-def as_floats(image):
-    """The image as float32 in [0, 1]."""
-    return image.astype(np.float32) / np.float32(255) if image.dtype == np.uint8 else image.astype(np.float32)
 
 
 def turned(image, turns, flip):

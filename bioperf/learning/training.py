@@ -28,8 +28,6 @@ EMA_DECAY = 0.999
 # The part of the steps that raises the learning rate, and the one from which batch normalisation keeps its statistics.
 WARM_UP, FREEZE = 0.01, 0.75
 VALIDATION_SIDE = 192
-# For the task "kspace": the network's own results make its next inputs, anew after so many steps.
-REFRESH = 500
 _LEAST = {"steps": 1, "batch": 1, "patch": 8, "seed": 0}
 _COLUMNS = ("step", "seconds", "loss", "rate", "psnr")
 
@@ -47,9 +45,6 @@ class Settings:
     seed : int
     precision : "bfloat16" or "float32"
         Of the inner layers while training.
-    task : "noise" or "kspace"
-        White noise of levels in that range, or what ``Denoised`` meets on the way from undersampled k-space to an
-        image (``Trajectories``), at the levels that it takes there.
     """
 
     steps: int = 40000
@@ -60,7 +55,6 @@ class Settings:
     learning_rate: float = 1e-3
     seed: int = 0
     precision: str = "bfloat16"
-    task: str = "noise"
 
     def __post_init__(self):
         # Python's own numbers, which a checkpoint's record can hold
@@ -74,7 +68,6 @@ class Settings:
         if self.highest < self.lowest:
             raise ValueError(f"highest: must be at least lowest = {self.lowest:g}, got {self.highest:g}")
         check_choice("precision", self.precision, ("bfloat16", "float32"))
-        check_choice("task", self.task, ("noise", "kspace"))
 
     def rate(self, step):
         """The learning rate of a step."""
@@ -91,7 +84,8 @@ def train_denoiser(
     """Train ``DilatedDenoiser`` on patches with white Gaussian noise and write the averaged weights.
 
     Adam on ``mean(((denoised - clean) / (level + 0.01))^2)`` with warm-up and a cosine, weights averaged with decay
-    0.999; batch normalisation keeps its statistics in the last quarter of the steps.
+    0.999; batch normalisation keeps its statistics in the last quarter of the steps, and throughout those of
+    ``initial``.
 
     Parameters
     ----------
@@ -101,7 +95,7 @@ def train_denoiser(
         The weights (safetensors).  Beside it stand OUT.checkpoint (safetensors too, removed at the end) and
         OUT.csv (step, seconds, loss, rate, validation PSNR); all of them whole at any time.  A checkpoint of the
         same settings and images is continued: the result is the same bit for bit as without the interruption,
-        with the same number of threads.  (Task "kspace" has checkpoints after multiples of 500 steps only.)
+        with the same number of threads.
     settings : Settings, optional
     validation : list of 2-D ndarrays, optional
         None: every 25th of ``images`` is kept for it (if there are 25).
@@ -184,8 +178,7 @@ def train_denoiser(
         if due:
             rows.append(row | {"seconds": time.perf_counter() - begin})
         if (due or stop) and run.step < settings.steps:
-            if run.resumable:
-                run.save(place, identity, rows, time.perf_counter() - begin)
+            run.save(place, identity, rows, time.perf_counter() - begin)
             _write_log(log, rows)
             if stop:
                 return rows
@@ -203,14 +196,10 @@ class _Run:
         from .network import DilatedDenoiser
 
         self.torch, self.settings, self.device = torch, settings, torch.device(device)
-        shared = {"batch": settings.batch, "side": settings.patch, "seed": settings.seed}
-        self.kspace = settings.task == "kspace"
-        if self.kspace:
-            from .trajectories import Trajectories, reconstruction
-
-            self.patches, self.reconstruction = Trajectories(images, **shared), reconstruction
-        else:
-            self.patches = Patches(images, levels=(settings.lowest, settings.highest), **shared)
+        self.patches = Patches(
+            images, batch=settings.batch, side=settings.patch, levels=(settings.lowest, settings.highest),
+            seed=settings.seed,
+        )  # fmt: skip
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             self.network = DilatedDenoiser()
@@ -225,18 +214,11 @@ class _Run:
         self.optimiser = torch.optim.Adam(self.network.parameters())
         self.step = 0
 
-    @property
-    def resumable(self):
-        """Whether a checkpoint taken now tells all of the state."""
-        return not self.kspace or self.step % REFRESH == 0
-
     def advance(self):
         """One step of Adam; the loss."""
         torch, settings = self.torch, self.settings
-        if self.kspace and self.step % REFRESH == 0:
-            self.patches.refresh(self.step, self.denoise)
         self.network.train()
-        if self.step >= FREEZE * settings.steps:
+        if self.initial is not None or self.step >= FREEZE * settings.steps:
             self.network.norms.eval()
         clean, noisy, level = (torch.from_numpy(a).to(self.device) for a in self.patches.draw(self.step))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
@@ -257,10 +239,7 @@ class _Run:
         return loss.item()
 
     def validate(self, images):
-        """Mean PSNR in dB of the middles of the images; NaN without images.
-
-        Noise at half of the highest level is taken off, or the image reconstructed from 20 % of its k-space.
-        """
+        """Mean PSNR in dB of the middles of the images, at half of the highest level; NaN without images."""
         if not images:
             return math.nan
         level = 0.5 * self.settings.highest
@@ -270,21 +249,17 @@ class _Run:
             i, j = (max(0, (n - VALIDATION_SIDE) // 2) for n in image.shape)
             clean = image[i : i + VALIDATION_SIDE, j : j + VALIDATION_SIDE].astype(np.float32)
             clean /= 255 if image.dtype == np.uint8 else 1
-            if self.kspace:
-                denoised = self.reconstruction(clean, self.denoise)
-            else:
-                noisy = clean + np.float32(level) * rng.standard_normal(clean.shape, np.float32)
-                denoised = self.denoise(noisy[None], level)[0]
+            noisy = clean + np.float32(level) * rng.standard_normal(clean.shape, np.float32)
+            denoised = self.denoise(noisy, level)
             values.append(-10 * math.log10(float(np.mean((denoised - clean) ** 2, dtype=np.float64))))
         return float(np.mean(values))
 
-    def denoise(self, images, level):
-        """Images (N, H, W) by the averaged network, in float32."""
+    def denoise(self, image, level):
+        """One image by the averaged network, in float32."""
         torch = self.torch
         with torch.inference_mode():
-            level = torch.tensor([level], dtype=torch.float32, device=self.device)
-            batch = torch.from_numpy(np.ascontiguousarray(images, np.float32))[:, None].to(self.device)
-            return torch.cat([self.average(image[None], level) for image in batch])[:, 0].cpu().numpy()
+            batch = torch.from_numpy(image)[None, None].to(self.device)
+            return self.average(batch, torch.tensor([level], device=self.device))[0, 0].cpu().numpy()
 
     def averaged(self):
         return _floats(self.average)

@@ -13,7 +13,10 @@ from .denoised import Denoised
 __all__ = ["CNN", "WEIGHTS"]
 
 # The package's weights -> SHA-256 of their values (``learning.weights.digest``); their cards stand beside them.
-WEIGHTS = {"natural": "", "mri": ""}
+WEIGHTS = {
+    "natural": "a64f50790d93ff906af9f531f0450f69ded8c09e524294f064db09a99af2b2e7",
+    "mri": "04496237a1cbbc0beaea94b0712ac2b48318032d909a71a87e750fa12ba3c0a3",
+}
 FOLDER = Path(__file__).resolve().parent.parent / "weights"
 
 

@@ -23,7 +23,7 @@ class Denoised(Target):
     From the image that it is given (the lower level's solution), for levels s_1 > ... > s_K in geometric progression:
 
     1. x = argmin |A x - y|^2 + weight (noise / s_k)^2 |x - z|^2, in the Fourier domain (for several coils by eight
-       steps of conjugate gradients)
+       steps of conjugate gradients); for k-space x <- z + 1.9 (x - z) in all rounds but the last
     2. z = denoise(x, s_k)
 
     D is the last z.  Images are shifted and scaled to the range [0, 1] of the data image (y, or the zero-filled image)
@@ -35,10 +35,10 @@ class Denoised(Target):
         images : ndarray, shape (N, H, W), float32 or float64, in [0, 1] but for overshoots; level in the same units.
         Real and imaginary parts of a complex image, and the slices of a volume, are images of their own.
     rounds : int, optional
-        K, 8 by default.
+        K; None: 8 for a blur, 24 for k-space.
     levels : tuple of 2 floats, optional
         (s_1, s_K) in units of the range.  None: for a blur 0.1 to 1.2 times the noise level (at least 0.001); for
-        k-space 0.04 to 0.008, and at least the noise level.
+        k-space 0.06 to 0.004, and at least the noise level.
     weight : float, optional
         Weight of the denoised image in step 1, 0.25 by default.
 
@@ -49,9 +49,8 @@ class Denoised(Target):
 
     epsilon_factor, kappa = 0.25, 0.5
     rounds_of_solver = 1
-    ROUNDS = 8
-    # What the network for k-space was trained with (``learning.trajectories``)
-    KSPACE_LEVELS = (0.04, 0.008)
+    ROUNDS, KSPACE_ROUNDS = 8, 24
+    KSPACE_LEVELS, KSPACE_RELAXATION = (0.06, 0.004), 1.9
     WEIGHT = 0.25
 
     def __init__(self, denoise, *, rounds=None, levels=None, weight=None):
@@ -76,8 +75,11 @@ class Denoised(Target):
         inverse = _inverse_for(A, data, xbar, threads)
         denoise = self.denoiser_for(A, threads)
         z = xbar
-        for level in self._schedule(A, noise / spread):
+        levels = self._schedule(A, noise / spread)
+        for k, level in enumerate(levels):
             x = inverse(z, max(self.weight * (noise / (spread * level)) ** 2, np.finfo(z.dtype).eps))
+            if not hasattr(A, "psf") and k < len(levels) - 1:
+                x = z + z.real.dtype.type(self.KSPACE_RELAXATION) * (x - z)
             unit = to_unit(x, image)
             z = _from_unit(as_images_like("target: the denoised image", denoise(unit, float(level)), unit), x, image)
         return z
@@ -88,7 +90,7 @@ class Denoised(Target):
 
     def _schedule(self, A, noise):
         """The levels of the rounds, in units of the range."""
-        rounds = self.rounds or self.ROUNDS
+        rounds = self.rounds or (self.ROUNDS if hasattr(A, "psf") else self.KSPACE_ROUNDS)
         if self.levels is not None:
             first, last = self.levels
         elif hasattr(A, "psf"):
