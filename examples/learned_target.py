@@ -1,6 +1,6 @@
 """Before and after with a learned target: a bundled photograph, the lower level, non-local means and the network.
 
-    python examples/learned_target.py [OUT.png]            (pip install bioperf[torch])
+python examples/learned_target.py [OUT.png]            (pip install bioperf[torch])
 """
 
 import sys

@@ -2,8 +2,8 @@
 
     python benchmarks/papers/denoising.py DATA_DIR [--weights natural|mri|FILE] [--levels 12.75 15 25] [--threads T]
 
-DATA_DIR holds ``natural/set12.npz``.  Noise of standard deviation level/255 from ``default_rng(0)``, image by image in the
-order of their names; the result is clipped to [0, 1].  DnCNN-S: Zhang et al., TIP 2017, Table 3 (a network a level).
+DATA_DIR holds ``natural/set12.npz``.  Noise of standard deviation level/255 from ``default_rng(0)``, image by image in
+the order of their names; the result is clipped to [0, 1].  DnCNN-S: Zhang et al., TIP 2017, a network a level.
 """
 
 import argparse

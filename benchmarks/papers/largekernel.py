@@ -2,9 +2,9 @@
 
     python benchmarks/papers/largekernel.py DATA_DIR [--image manmade_02] [--kernel 4] [--crop N] [--out DIR]
 
-DATA_DIR holds ``largekernel/lai_subset.npz`` (Lai et al., CVPR 2016): RGB images and true-convolution kernels of 31, 51, 55
-and 75 pixels.  Circular blur, noise of standard deviation 0.01 from ``default_rng(0)``.  Writes largekernel.csv, .md
-and .png: before, lower level, restored, with a detail of each.
+DATA_DIR holds ``largekernel/lai_subset.npz`` (Lai et al., CVPR 2016): RGB images and true-convolution kernels of 31 to
+75 pixels.  Circular blur, noise of standard deviation 0.01 from ``default_rng(0)``.  Writes largekernel.csv, .md and
+.png: before, lower level, restored, with a detail of each.
 """
 
 import argparse

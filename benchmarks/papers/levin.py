@@ -6,7 +6,8 @@
 image, lower levels, and the relaxed problem of ``deblur`` with each target and every other choice left alone; for
 the network (extra "torch") after one round and after the default's, with its image D as a row of its own, and the
 last one by learned iterations; with ``--exact`` the exact bilevel problem (epsilon = kappa = 0, weight 1e-3,
-anisotropic) for each target and each strategy for ybar.  "real": the set's photographs with known kernel, unknown boundary, registered and cut.
+anisotropic) for each target and each strategy for ybar.  "real": the set's photographs with known kernel, unknown
+boundary, registered and cut.
 
 A gain is over the row's own lower level; the smallest one tells whether any image lost by the upper level.
 Writes levin-<protocol>.csv and .md, and levin-<protocol>-images.csv with a line for each image and row.
