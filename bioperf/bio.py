@@ -95,9 +95,9 @@ def solve_bio(
         Data: images (float32 or float64) for a blur, k-space (complex64 or complex128) for the others;
         leading axes are a batch, solved item by item.
     target : str, ndarray, callable or Target
-        D: "nlm", "identity" (the observation; zero-filled for k-space), "deconv" (a blur's), an array of
-        images (..., *A.shape), a callable image -> image given the observation (zero-filled for k-space), one
-        at a time, or an object of ``bioperf.targets``.
+        D: "nlm", "cnn" (a network, extra "torch"), "identity" (the observation; zero-filled for k-space), "deconv"
+        (a blur's), an array of images (..., *A.shape), a callable image -> image given the observation (zero-filled
+        for k-space), one at a time, a ``torch.nn.Module`` that denoises, or an object of ``bioperf.targets``.
     tv_weight : float
         The lower level's weight, > 0.
     wavelet_weight, wavelet

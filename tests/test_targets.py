@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import bioperf
+from bioperf.cli.app import run
 from bioperf.io import InputError
 from bioperf.learning.network import DilatedDenoiser
 from bioperf.learning.weights import write_tensors
@@ -362,3 +363,44 @@ except ImportError as error:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "pip install bioperf[torch]" in done.stdout, done.stderr
+
+
+class TestCommandLine:
+    @pytest.fixture
+    def folder(self, tmp_path, monkeypatch):
+        _, A, y = blurred(np.float32, (40, 36))
+        np.save(tmp_path / "y.npy", y)
+        np.save(tmp_path / "psf.npy", A.psf)
+        _, B, kspace = sampled(shape=(40, 36))
+        np.savez(tmp_path / "scan.npz", kspace=kspace, mask=B.mask)
+        monkeypatch.chdir(tmp_path)
+        return tmp_path
+
+    def test_deblur_and_mri(self, folder, weights):
+        blur = ["deblur", "y.npy", "--psf", "psf.npy", "--boundary", "periodic", "-q", "--target"]
+        assert run([*blur, "cnn", "-o", "x.npy"]) == 0
+        assert run([*blur, "cnn", "--weights", str(weights), "-o", "other.npy"]) == 0
+        assert run(["mri", "scan.npz", "--mask", "scan.npz", "--target", "cnn", "-q", "-o", "z.npy"]) == 0
+        assert np.load("x.npy").shape == (40, 36) and np.load("z.npy").shape == (40, 36)
+        assert not np.array_equal(np.load("x.npy"), np.load("other.npy"))
+
+    @pytest.mark.parametrize(
+        "options, words",
+        [
+            (["--weights", "w.safetensors"], "--weights: is for --target cnn"),
+            (["--device", "cuda"], "--device: is for --target cnn"),
+            (["--target", "cnn", "--weights", "none.safetensors"], "none.safetensors: no such file"),
+            (["--target", "cnn", "--weights", "y.npy"], "y.npy: is not a safetensors file"),
+        ],
+    )
+    def test_bad_input_is_one_line(self, folder, capsys, options, words):
+        before = set(folder.iterdir())
+        assert run(["deblur", "y.npy", "--psf", "psf.npy", "-o", "x.npy", *options]) == 2
+        said = capsys.readouterr().err
+        assert words in said and len(said.strip().splitlines()) == 1
+        assert set(folder.iterdir()) == before
+
+    def test_without_torch(self, folder, capsys, monkeypatch):
+        monkeypatch.setitem(sys.modules, "torch", None)
+        assert run(["deblur", "y.npy", "--psf", "psf.npy", "-o", "x.npy", "--target", "cnn"]) == 2
+        assert "pip install bioperf[torch]" in capsys.readouterr().err
