@@ -19,16 +19,16 @@ with a line for each image and row, and for each set and mask csmri-<set>-<mask>
 
 import argparse
 import functools
-import sys
 from pathlib import Path
 
 import numpy as np
 from csmri_data import KINDS, SETS, images, mask
+from networks import networks
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from table import Table, timed
 
-WEIGHT, STRENGTH = 3e-4, 0.01
+WEIGHT, STRENGTH, NETWORK_LEVEL = 3e-4, 0.01, 0.02
 RHO_ZERO_FILLED, RHO_MEANS = 0.3, 1e-3
 DEFAULT = "reconstruct_mri"
 
@@ -123,22 +123,10 @@ def score(table, key, truth, sampled, max_iter, threads):
     solution, seconds = timed(reconstruct_mri, y, sampled, rounds=1, threads=threads)
     add(f"{DEFAULT}, 1 round", solution.x, solution, seconds)
     add(DEFAULT, one_call.x, one_call, one_call_seconds)
-    for name, target in networks().items():
+    for name, target in networks(NETWORK_LEVEL).items():
         solution, seconds = timed(reconstruct_mri, y, sampled, target=target, threads=threads)
         add(f"D of {name}, time of D alone", solution.details["target"], None, solution.details["seconds"]["target"])
         add(f"{DEFAULT}, {name}", solution.x, solution, seconds)
-
-
-@functools.cache
-def networks():
-    """The targets that need torch, by the name of their row; none, with a remark, where it is missing."""
-    from bioperf.targets import CNN
-
-    try:
-        return {"cnn, 1 round": CNN(rounds=1, levels=(0.02, 0.02)), "cnn": CNN()}
-    except ImportError as error:
-        print(f"without the rows of the network: {error}", file=sys.stderr)
-        return {}
 
 
 def timed_image(function, *arguments):

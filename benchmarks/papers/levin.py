@@ -14,15 +14,16 @@ Writes levin-<protocol>.csv and .md, and levin-<protocol>-images.csv with a line
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from levin_data import BORDER, NOISE, Levin, inner
+from networks import networks
 from rich.console import Console
 from rich.progress import Progress
 from table import Table, timed
 
 EXACT_WEIGHT, LOWER_WEIGHT = 1e-3, 1.2e-3
+NETWORK_LEVEL = 0.03
 YBAR = ("observation", "apg-1e-2", "apg-1e-4", "apg-1e-6", "admm", "truth")
 PAPER = (("paper: FTVd", 29.38, 0.8819), ("paper: FISTA", 31.81, 0.9010), ("paper: BIO", 32.79, 0.9318))
 KEYS = ("image", "kernel")
@@ -36,7 +37,7 @@ def synthetic(levin, pairs, strategies, max_iter, threads, advance):
     from bioperf import Blur, deblur, solve_bio, solve_lower
 
     table = Table(KEYS)
-    targets = {name: name for name in ("nlm", "deconv", "identity")} | networks()
+    targets = {name: name for name in ("nlm", "deconv", "identity")} | networks(NETWORK_LEVEL)
     for pair in pairs:
         truth, y, psf = levin.synthetic(*pair)
         A = Blur(psf, y.shape)
@@ -64,17 +65,6 @@ def synthetic(levin, pairs, strategies, max_iter, threads, advance):
             exact_grid(table, pair, A, y, truth, strategies, max_iter, threads)
         advance()
     return table
-
-
-def networks():
-    """The targets that need torch, by the name of their row; none, with a remark, where it is missing."""
-    from bioperf.targets import CNN
-
-    try:
-        return {"cnn, 1 round": CNN(rounds=1, levels=(0.03, 0.03)), "cnn": CNN()}
-    except ImportError as error:
-        print(f"without the rows of the network: {error}", file=sys.stderr)
-        return {}
 
 
 def exact_grid(table, pair, A, y, truth, strategies, max_iter, threads):
@@ -110,7 +100,7 @@ def exact_grid(table, pair, A, y, truth, strategies, max_iter, threads):
 def real(levin, pairs, threads, advance):
     from bioperf import deblur
 
-    table, learned = Table(KEYS), networks().get("cnn")
+    table, learned = Table(KEYS), networks(NETWORK_LEVEL).get("cnn")
     for pair in pairs:
         truth, y, psf = levin.real(*pair)
 
