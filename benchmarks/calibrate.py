@@ -86,12 +86,12 @@ def main():
 
     lines += ["| strength factor | epsilon factor | " + " | ".join(f"noise {noise}" for noise in NOISE) + " |"]
     lines += ["|" + "---|" * (2 + len(NOISE))]
-    factor, epsilon = NonLocalMeans.FACTOR, NonLocalMeans.epsilon_factor
-    grid = itertools.product((0.036, 0.042, 0.048), (0.1, 0.15, 0.2))
-    for NonLocalMeans.FACTOR, NonLocalMeans.epsilon_factor in grid:
+    factor, model = NonLocalMeans.FACTOR, NonLocalMeans.exact_model
+    for NonLocalMeans.FACTOR, epsilon in itertools.product((0.036, 0.042, 0.048), (0.1, 0.15, 0.2)):
+        NonLocalMeans.exact_model = (epsilon, model[1])
         cells = ["{:.2f}/{:.4f} (gain >= {:+.2f})".format(*quality(cases[noise])) for noise in NOISE]
-        lines.append(f"| {NonLocalMeans.FACTOR} | {NonLocalMeans.epsilon_factor} | " + " | ".join(cells) + " |")
-    NonLocalMeans.FACTOR, NonLocalMeans.epsilon_factor = factor, epsilon
+        lines.append(f"| {NonLocalMeans.FACTOR} | {epsilon} | " + " | ".join(cells) + " |")
+    NonLocalMeans.FACTOR, NonLocalMeans.exact_model = factor, model
 
     lines += ["", "| noise | target | trust | gain at the full epsilon |", "|---|---|---|---|"]
     for noise, (name, target) in itertools.product(

@@ -92,8 +92,8 @@ def deblur(
        (``default_tv_weight``) and the lower level is solved: xbar.
     2. The target D is computed; "nlm" is non-local means of an under-regularised lower-level solution.
     3. epsilon = 0.15 noise_std sqrt(n) times ``target_trust``, kappa = 0: a target that could not itself be the answer
-       gets epsilon = 0, and the result is then xbar.  Other targets may have factors of their own
-       (``Target.epsilon_factor`` and ``kappa``).
+       gets epsilon = 0, and the result is then xbar.  Denoisers ("cnn") have 0.25 and kappa = 0.5 times that trust,
+       and for an unknown boundary, where the psf is taken for an estimate, 0.1 and kappa = 0.
     4. The upper level is solved to the certificate.
 
     Parameters
@@ -189,17 +189,18 @@ def _restore(A, y, boundary, target, noise_std, tv_weight, epsilon, kappa, optio
     clock.append(time.perf_counter())
 
     target = resolve_target(target, data)
-    automatic, kappa = kappa is None, target.kappa if kappa is None else kappa
+    factor, relaxed = target.exact_model if boundary == "periodic" else target.uncertain_model
     image = target(
         A, data, (), xbar=lower.x, tv_weight=tv_weight, noise_std=noise_std, isotropic=options["isotropic"],
         threads=options["threads"],
     )  # fmt: skip
     trust = None
     if epsilon is None:
-        bound = (1 + kappa) * lower.details["total_variation"]
+        bound = (1 + max(target.exact_model[1], kappa or 0.0)) * lower.details["total_variation"]
         trust = target_trust(A, data, image, bound, noise_std, options["isotropic"], target.variation_range)
-        epsilon = target.epsilon_factor * trust * noise_std * math.sqrt(data.size)
-        kappa *= trust if automatic else 1
+        epsilon = factor * trust * noise_std * math.sqrt(data.size)
+        relaxed *= trust
+    kappa = relaxed if kappa is None else kappa
     clock.append(time.perf_counter())
 
     solution = solve_bio(

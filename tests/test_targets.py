@@ -404,3 +404,19 @@ class TestCommandLine:
         monkeypatch.setitem(sys.modules, "torch", None)
         assert run(["deblur", "y.npy", "--psf", "psf.npy", "-o", "x.npy", "--target", "cnn"]) == 2
         assert "pip install bioperf[torch]" in capsys.readouterr().err
+
+
+def test_photographs_are_held_to_the_lower_levels_variation():
+    """Where the psf is taken for an estimate: the rounds amplify its errors."""
+    rng = np.random.default_rng(6)
+    truth = smooth_image((64, 60)) + 0.1 * (np.indices((64, 60)).sum(0) % 7 > 4)
+    A = bioperf.Blur(np.eye(7) / 7, truth.shape)
+    y = A(truth) + 0.005 * rng.standard_normal(truth.shape)
+    wrong = np.eye(9) / 9
+    exact, photograph = (
+        bioperf.deblur(y, wrong, noise_std=0.005, target=CNN(), boundary=boundary)
+        for boundary in ("periodic", "unknown")
+    )
+    bound = photograph.details["total_variation_bound"] / photograph.details["lower"].details["total_variation"]
+    assert bound == pytest.approx(1)
+    assert photograph.details["kappa"] == 0 and exact.details["kappa"] == 0.5 * exact.details["trust"]

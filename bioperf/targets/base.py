@@ -21,17 +21,17 @@ class Target:
 
     Attributes
     ----------
-    epsilon_factor, kappa : float
-        What ``deblur`` takes for this target: epsilon in units of noise_std sqrt(n), and kappa.
+    exact_model, uncertain_model : tuple of 2 floats
+        What ``deblur`` takes for this target: epsilon in units of noise_std sqrt(n), and kappa.  The second for
+        photographs (unknown boundary), whose psf is an estimate.
     variation_range : tuple of 2 floats
-        The D's total variation, relative to the bound, up to which ``deblur`` trusts it fully and from which not at
-        all.
+        The D's total variation, relative to the bound of the exact model, up to which ``deblur`` trusts it fully and
+        from which not at all.
     rounds_of_solver : int
         How often ``reconstruct_mri`` makes the target anew from its last image.
     """
 
-    epsilon_factor = 0.15
-    kappa = 0.0
+    exact_model = uncertain_model = (0.15, 0.0)
     variation_range = (1.0, 1.15)
     rounds_of_solver = 2
 

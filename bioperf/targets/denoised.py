@@ -47,7 +47,8 @@ class Denoised(Target):
     Zhang, Zuo, Gu and Zhang, "Learning deep CNN denoiser prior for image restoration", CVPR 2017, eq. 6.
     """
 
-    epsilon_factor, kappa = 0.25, 0.5
+    # An error of the psf is amplified by the rounds; the lower level's total variation holds it down.
+    exact_model, uncertain_model = (0.25, 0.5), (0.1, 0.0)
     rounds_of_solver = 1
     ROUNDS, KSPACE_ROUNDS = 8, 24
     KSPACE_LEVELS, KSPACE_RELAXATION = (0.06, 0.004), 1.9
