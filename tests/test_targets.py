@@ -289,13 +289,14 @@ class TestOtherDenoisers:
     def test_a_module_with_a_level(self):
         truth, A, y = blurred()
         stub = Stub().train()
+        stub.blur.eval()  # as frozen parts are
         target = from_callable(stub, rounds=3)
         D = called(target, A, y, truth, noise_std=NOISE)
         assert D.dtype == np.float64
         assert [shape for shape, *_ in stub.seen] == [(1, 1, 32, 30)] * 3
         assert {dtype for _, dtype, _ in stub.seen} == {torch.float32}
         assert stub.seen[0][2] > stub.seen[-1][2] > 0
-        assert stub.training
+        assert stub.training and not stub.blur.training
         np.testing.assert_array_equal(D, called(target, A, y, truth, noise_std=NOISE))  # no dropout
 
     def test_a_module_is_a_target_by_itself(self):

@@ -11,7 +11,7 @@ from ..io.errors import InputError
 from ..io.images import check_file, image_format, read_image
 from ..io.npz import open_archive
 
-__all__ = ["Patches", "as_training_image", "digest_of", "read_training_images", "turned"]
+__all__ = ["Patches", "as_training_image", "digest_of", "read_training_images"]
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ class Patches:
             image = self.images[rng.integers(len(self.images))]
             i, j = (rng.integers(n - self.side + 1) for n in image.shape)
             cut = image[i : i + self.side, j : j + self.side]
-            patch[...] = turned(cut, rng.integers(4), rng.integers(2))
+            patch[...] = _turned(cut, rng.integers(4), rng.integers(2))
             if image.dtype == np.uint8:
                 patch /= 255
         level = rng.uniform(*self.levels, self.batch).astype(np.float32)
@@ -164,7 +164,7 @@ class Patches:
         return clean, noisy, level
 
 
-def turned(image, turns, flip):
+def _turned(image, turns, flip):
     """One of the eight orientations."""
     image = np.rot90(image, turns)
     return image.T if flip else image

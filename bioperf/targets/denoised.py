@@ -11,7 +11,7 @@ from ..noise import estimate_kspace_noise, estimate_noise, hermitian_noise
 from ..operators import MultiCoilFourier
 from .base import Target
 
-__all__ = ["Denoised", "from_callable", "is_module", "to_unit"]
+__all__ = ["Denoised", "from_callable", "is_module"]
 
 LEVEL_NAMES = ("level", "sigma", "noise_level", "noise_std")
 CONJUGATE_GRADIENTS = 8
@@ -81,7 +81,7 @@ class Denoised(Target):
             x = inverse(z, max(self.weight * (noise / (spread * level)) ** 2, np.finfo(z.dtype).eps))
             if not hasattr(A, "psf") and k < len(levels) - 1:
                 x = z + z.real.dtype.type(self.KSPACE_RELAXATION) * (x - z)
-            unit = to_unit(x, image)
+            unit = _to_unit(x, image)
             z = _from_unit(as_images_like("target: the denoised image", denoise(unit, float(level)), unit), x, image)
         return z
 
@@ -101,7 +101,7 @@ class Denoised(Target):
         return np.geomspace(max(first, last), last, rounds) if rounds > 1 else np.array([last])
 
 
-def to_unit(x, data_image):
+def _to_unit(x, data_image):
     """The image as the denoiser sees it: (N, H, W), real, in the range [0, 1] of the data image.
 
     Real and imaginary part of a complex image are scaled by its largest modulus.
@@ -112,7 +112,7 @@ def to_unit(x, data_image):
 
 
 def _from_unit(unit, x, data_image):
-    """The inverse of ``to_unit``, for an image like x."""
+    """The inverse of ``_to_unit``, for an image like x."""
     low, spread = _scale(data_image)
     parts = unit * unit.dtype.type(spread) + unit.dtype.type(low)
     if x.dtype.kind == "c":
@@ -157,17 +157,22 @@ def _conjugate_gradients(A, y, z, rho):
     rho = z.real.dtype.type(rho)
     x = z
     residual = A.adjoint(y - A(z))
-    direction, square = residual, float(np.vdot(residual, residual).real)
+    direction, square = residual, _inner(residual, residual)
     for _ in range(CONJUGATE_GRADIENTS):
         if square == 0:
             break
         image = A.adjoint(A(direction)) + rho * direction
-        step = z.real.dtype.type(square / float(np.vdot(direction, image).real))
+        step = z.real.dtype.type(square / _inner(direction, image))
         x, residual = x + step * direction, residual - step * image
-        following = float(np.vdot(residual, residual).real)
+        following = _inner(residual, residual)
         direction = residual + z.real.dtype.type(following / square) * direction
         square = following
     return x
+
+
+def _inner(a, b):
+    # not by BLAS, whose bits depend on its threads
+    return float(np.sum(a.real * b.real + a.imag * b.imag, dtype=np.float64))
 
 
 def from_callable(denoiser, *, takes_level=None, rounds=None, levels=None, weight=None):
@@ -235,16 +240,17 @@ def _of_module(module):
     def apply(image, *level):
         like = next(module.parameters(), torch.zeros(()))
         tensor = torch.from_numpy(image).to(like.device, like.dtype if like.is_floating_point() else torch.float32)
-        training = module.training
+        modes = [(part, part.training) for part in module.modules()]
         module.eval()
         try:
             with torch.inference_mode():
                 result = module(tensor[None, None], *level)
         finally:
-            module.train(training)
+            for part, training in modes:
+                part.training = training
         if not isinstance(result, torch.Tensor) or result.numel() != image.size:
             found = tuple(result.shape) if isinstance(result, torch.Tensor) else type(result).__name__
             raise ValueError(f"target: the module returned {found} for an image of shape (1, 1, *{image.shape})")
-        return result.reshape(image.shape).to("cpu").numpy().astype(image.dtype)
+        return result.reshape(image.shape).to("cpu", torch.float64).numpy().astype(image.dtype)
 
     return apply
