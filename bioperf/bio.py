@@ -139,7 +139,8 @@ def solve_bio(
         - ``stages``, a number of iterations,
         - ``penalties(k)``, k = 0, 1, ...: (b_v, b_p) in units of eta, or None; a given ``penalties`` has precedence,
         - ``relaxation(k)``, in (0, 2); after the last stage its penalties and relaxation stay,
-        - ``propose(state)``, a ``LearnedState``: (q, residual), either None to leave it, or None for no proposal,
+        - ``propose(state)``, a ``LearnedState`` (bioperf/_safeguard.py): (q, residual), either None to leave it, or
+          None for no proposal,
         - optionally ``bind(problem)``, a ``LearnedProblem``, which returns such an object for one item.
     callback : callable, optional
         Called with a ``Progress`` every few iterations; returning True stops the run.

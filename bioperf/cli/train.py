@@ -8,12 +8,13 @@ from ..io.errors import InputError
 from ..io.whole import check_writable
 from ..learning import require_torch
 from ..learning.patches import read_training_images
+from .errors import located
 from .report import print_paths, print_rows
 
 __all__ = ["train"]
 
 # The options that set what the library names otherwise
-_OPTIONS = {"lowest": "levels", "highest": "levels"}
+_PLACES = {"lowest": "--levels", "highest": "--levels"}
 
 
 def train(data, output, *, validation, initial, checkpoint_every, device, threads, restart, quiet, arguments, **given):
@@ -27,8 +28,8 @@ def train(data, output, *, validation, initial, checkpoint_every, device, thread
     try:
         settings = Settings(**given)
     except (ValueError, TypeError) as error:
-        name, _, fault = str(error).partition(":")
-        raise InputError(f"--{_OPTIONS.get(name, name).replace('_', '-')}:{fault}") from error
+        options = {name: f"--{name.replace('_', '-')}" for name in given}
+        raise located(error, options | _PLACES) from error
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device: no CUDA device is at hand; leave it out to train on the CPU")
     if any(output.exists() and path.exists() and output.samefile(path) for path in data):

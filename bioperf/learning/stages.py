@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from ..io.errors import InputError
+from ..kernels import get_backend
 from . import require_torch
 from .weights import read_tensors, write_tensors
 
@@ -48,7 +49,9 @@ def features(problem):
 
 
 def _gradient_squares(x):
-    return np.stack([np.abs(np.roll(x, -1, axis) - x) ** 2 for axis in range(x.ndim)])
+    field = np.empty((x.ndim, *x.shape), x.dtype)
+    get_backend().gradient(np.ascontiguousarray(x), ndim=x.ndim, out=field)
+    return np.abs(field) ** 2
 
 
 def _total_variation(x, isotropic):
