@@ -228,6 +228,80 @@ def upper_dual(dual, residual, target, transfer, data, field_penalty, data_weigh
     return _inner(q, target, copies), _inner(q, q, copies), _inner(n, data, copies), _inner(n, n, copies)
 
 
+# --- the fused updates of a batch ---------------------------------------------------------------------
+#
+# ``name_batch`` is ``name`` item by item: arrays have the items first (all but transfer, laplacian and copies, which
+# they share), a parameter that differs between items is a float64 array with one number for each, and the sums go
+# into a float64 array (N, count).  No item's numbers depend on the others'.
+
+
+def update_field_batch(x, q, relaxation, thresholds, dual_scales, isotropic, trials, sums, threads=1):
+    for k, image in enumerate(x):
+        sums[k] = update_field(image, q[k], relaxation, thresholds[k], dual_scales[k], isotropic, trials[k])
+
+
+def update_field_divergence_batch(x, q, relaxation, thresholds, new_thresholds, isotropic, out, threads=1):
+    for k, image in enumerate(x):
+        update_field_divergence(image, q[k], relaxation, thresholds[k], new_thresholds[k], isotropic, out[k])
+
+
+def field_divergence_batch(q, thresholds, isotropic, field_weight, clip_weight, out, threads=1):
+    for k, field in enumerate(q):
+        field_divergence(field, thresholds[k], isotropic, field_weight, clip_weight, out[k])
+
+
+def field_status_batch(x, q, thresholds, isotropic, sums, threads=1):
+    for k, image in enumerate(x):
+        sums[k] = field_status(image, q[k], thresholds[k], isotropic)
+
+
+def field_threshold_batch(q, radii, isotropic, thresholds, sums, threads=1):
+    """thresholds <- theta with |q - clip(q, theta)| = radius in the l1 (l21) norm, 0 inside the ball.
+
+    ``sums`` (N, 3) are those of ``update_field_batch`` for the trials that ``thresholds`` hold, which are where the
+    compiled backends start to search.
+    """
+    for k, field in enumerate(q):
+        thresholds[k] = _threshold_by_sorting(_magnitude(field, isotropic), radii[k])
+
+
+def lower_spectrum_batch(r, transfer, data, laplacian, penalties, shifts, copies, squares, threads=1):
+    for k, spectrum in enumerate(r):
+        squares[k] = lower_spectrum(spectrum, transfer, data[k], laplacian, penalties[k], shifts[k], copies)
+
+
+def lower_kkt_batch(x, dual, transfer, data, penalties, copies, sums, threads=1):
+    """``lower_kkt``, and |penalty M|^2 as the second of sums (N, 2)."""
+    for k, spectrum in enumerate(x):
+        sums[k, 0] = lower_kkt(spectrum, dual[k], transfer, data[k], penalties[k], copies)
+        sums[k, 1] = penalties[k] ** 2 * _inner(dual[k], dual[k], copies)
+
+
+def upper_spectrum_batch(
+    r, target, transfer, data, residual, laplacian, eta, shifts, field_penalties, data_penalties, relaxation, shrinks,
+    copies, sums, threads=1,
+):  # fmt: skip
+    """``upper_spectrum`` without a proximal term; sums (N, 3)."""
+    for k, spectrum in enumerate(r):
+        sums[k] = upper_spectrum(
+            spectrum, None, target[k], transfer, data[k], residual[k], laplacian, eta, shifts[k], field_penalties[k],
+            data_penalties[k], 0.0, relaxation, shrinks[k], copies,
+        )  # fmt: skip
+
+
+def upper_dual_batch(
+    dual, x, residual, target, transfer, data, eta, field_penalties, data_weights, copies, sums, threads=1
+):
+    """``upper_dual``, and |eta (X - D) + Q|^2 as the fifth of sums (N, 5)."""
+    for k, spectrum in enumerate(dual):
+        error = eta * (x[k] - target[k]) + field_penalties[k] * spectrum
+        error += data_weights[k] * np.conj(transfer) * residual[k]
+        sums[k, :4] = upper_dual(
+            spectrum, residual[k], target[k], transfer, data[k], field_penalties[k], data_weights[k], copies
+        )
+        sums[k, 4] = _inner(error, error, copies)
+
+
 # --- multi-coil images -------------------------------------------------------------------------------
 #
 # x and mask (*spatial); maps, images, spectra, data and field (coils, *spatial).  The mask holds 1 where k-space is
