@@ -17,7 +17,7 @@ def solve_apg(problem, y, model, tol, max_iter, x0, spread, penalty, change_tol,
     x = np.array(x0)
     momentum_point, t = x.copy(), 1.0
     tiny = np.finfo(float).tiny
-    rounding, tv_rounding = rounding_floors(problem, y, model.tv_weight)
+    rounding, tv_rounding = rounding_floors(problem, float(np.linalg.norm(y)), y.size, model.tv_weight)
     converged = stopped = False
     kkt_tol = KKT_FACTOR * np.sqrt(tol)
 

@@ -4,11 +4,18 @@ import math
 
 import numpy as np
 
+from ._upper import start_penalty
 from .fft import plan_fft
 from .kernels import available_threads, get_backend, threads_for
 
 RELAXATION = 1.6
-PART = 1 << 15  # elements of a spectrum worked on at a time where memory counts
+
+
+def intensity_range(image):
+    """The image's range, the scale that the penalties refer to (a complex image's largest modulus; 1 if that is 0)."""
+    if image.dtype.kind == "c":
+        return float(np.abs(image).max()) or 1.0
+    return float(image.max()) - float(image.min()) or 1.0
 
 
 class Problem:
@@ -103,10 +110,13 @@ class LowerData:
     def kkt(self, dual, penalty):
         """|A^T(A x - y) + penalty dual| at the kept x, and |penalty dual|; dual is overwritten."""
         p = self.problem
-        dual = p.fft.forward(dual, self.spectrum)
-        weight = penalty * p.scale
-        square = p.kernels.lower_kkt(self.kept, dual, p.transfer, self.data, weight, p.copies, threads=p.threads)
-        return math.sqrt(p.pixels * square), weight * math.sqrt(p.square_norm(dual))
+        dual, sums = p.fft.forward(dual, self.spectrum), np.zeros((1, 2))
+        p.kernels.lower_kkt_batch(
+            self.kept[None], dual[None], p.transfer, self.data[None], np.array([penalty * p.scale]), p.copies, sums,
+            threads=p.threads,
+        )  # fmt: skip
+        error, size = (math.sqrt(p.pixels * square) for square in sums[0])
+        return error, size
 
 
 class DataBall:
@@ -141,7 +151,7 @@ class UpperData(DataBall):
 
     def start_penalty(self):
         """A data penalty to start from, in units of eta."""
-        return 100.0 if self.epsilon > 0 else 1000.0
+        return float(start_penalty(self.epsilon))
 
     def start(self, x):
         p = self.problem
@@ -178,23 +188,15 @@ class UpperData(DataBall):
         Returns <q, D> - |q|^2/(2 eta) - <nu, ybar> - epsilon |nu| and |eta (x - D) + q| / |q|; dual is overwritten.
         """
         p = self.problem
-        dual = p.fft.forward(dual, self.spectrum)
-        weights = field_weight * p.scale, data_penalty * (1 - self.shrink)
-        sums = p.kernels.upper_dual(
-            dual, self.residual, self.target, p.transfer, self.data, *weights, p.copies, threads=p.threads
-        )
-        qd, qq, ny, nn = (p.pixels * value for value in sums)
-        kept, self.kept = self.kept, None
-        weights = [p.real_dtype.type(weight) for weight in weights]
-        # in parts, in place of whole spectra: the memory of a solve is counted
-        step = max(1, PART // kept[0].size)
-        for start in range(0, len(kept), step):
-            part = slice(start, start + step)
-            kept[part] -= self.target[part]
-            kept[part] *= p.real_dtype.type(self.eta)
-            kept[part] += weights[0] * dual[part]
-            kept[part] += weights[1] * np.conj(p.transfer[part]) * self.residual[part]
-        return self.certify(qd, qq, ny, nn, math.sqrt(p.square_norm(kept)))
+        dual, sums = p.fft.forward(dual, self.spectrum), np.zeros((1, 5))
+        p.kernels.upper_dual_batch(
+            dual[None], self.kept[None], self.residual[None], self.target[None], p.transfer, self.data[None], self.eta,
+            np.array([field_weight * p.scale]), np.array([data_penalty * (1 - self.shrink)]), p.copies, sums,
+            threads=p.threads,
+        )  # fmt: skip
+        self.kept = None
+        qd, qq, ny, nn, error = (p.pixels * float(value) for value in sums[0])
+        return self.certify(qd, qq, ny, nn, math.sqrt(error))
 
     def rescale(self, factor):
         """The same multiplier for a data penalty times factor: p stays, the scaled multiplier shrinks."""

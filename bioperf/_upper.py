@@ -5,11 +5,21 @@ import numpy as np
 from .progress import Record, outcome
 from .solution import Solution
 
+CHECK_EVERY = 10
+# A penalty in units of eta: it multiplies |grad x|^2 as eta multiplies |x|^2.
+FIELD_PENALTY = 1.0
+# The penalties are balanced at these iterations, and then left alone: convergence is that of the fixed method.
+BALANCE_AT = frozenset({10, 20, 40, 80, 160, 320})
 BALANCE_BY = 3.0
 # The data constraint is the tighter one: its violation is measured against |ybar| and must be below tol times this.
 DATA_TOL_FACTOR = 0.1
 # A gap is relative to the objective, or to this times eta |D|^2: a distance of 0.1 % of D counts as near 0.
 OBJECTIVE_FLOOR = 0.5e-6
+
+
+def start_penalty(epsilon):
+    """A data penalty to start from, in units of eta, for one radius or for each of an array."""
+    return np.where(np.asarray(epsilon) > 0, 100.0, 1000.0)
 
 
 class UpperLevel:

@@ -91,6 +91,31 @@ def check_number(name, value, minimum=0.0, *, strict=False, maximum=None):
     return number
 
 
+def check_numbers(name, values, shape, minimum=0.0, *, strict=False):
+    """float64 numbers of that shape from a number or an array that broadcasts to it, checked as ``check_number``."""
+    numbers = np.asarray(values)
+    if numbers.dtype.kind not in "fiu":
+        raise TypeError(f"{name}: expected a number, or numbers for the items of the batch, got {values!r}")
+    values = numbers.astype(np.float64)
+    low = values <= minimum if strict else values < minimum
+    if values.size == 0 or low.any() or not np.isfinite(values).all():
+        raise ValueError(f"{name}: must be finite {'>' if strict else '>='} {minimum:g}, got {values}")
+    try:
+        return np.broadcast_to(values, shape)
+    except ValueError:
+        raise ValueError(f"{name}: shape {values.shape} does not fit a batch of shape {shape}") from None
+
+
+def batch_of(batch_shape, **values):
+    """The common batch shape of data and of arguments with a number for each item."""
+    for name, value in values.items():
+        try:
+            batch_shape = np.broadcast_shapes(batch_shape, np.shape(value))
+        except ValueError:
+            raise ValueError(f"{name}: shape {np.shape(value)} does not fit a batch of shape {batch_shape}") from None
+    return batch_shape
+
+
 def check_count(name, value, minimum=1):
     """An integer >= minimum, or TypeError/ValueError naming the argument."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):

@@ -1,6 +1,7 @@
 """The upper level: bilevel integrative optimisation (BIO) of an image (mathematics.md 2, 4 and 6)."""
 
 import math
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,34 +9,41 @@ import numpy as np
 from ._fourier import RELAXATION, FourierProblem
 from ._safeguard import LearnedIterations, LearnedProblem, check_learned
 from ._sparse import SparseTerm, resolve_transform
-from ._upper import BALANCE_BY, DATA_TOL_FACTOR, UpperLevel, field_threshold
+from ._upper import (
+    BALANCE_AT,
+    BALANCE_BY,
+    CHECK_EVERY,
+    DATA_TOL_FACTOR,
+    FIELD_PENALTY,
+    UpperLevel,
+    field_threshold,
+)
 from ._validation import (
     as_images,
     as_images_like,
+    batch_of,
     check_callback,
     check_choice,
     check_count,
     check_number,
+    check_numbers,
     check_operator,
     check_threads,
 )
+from .batched import HostArrays, Layout, UpperBatch, UpperItem
 from .fft import workspace
-from .lower import images_like, intensity_range, problem_for, solve_lower
+from .lower import finished, images_like, intensity_range, problem_for, solve_lower
 from .operators import MultiCoilFourier
-from .solution import Solution, stack
-from .targets import resolve_target
+from .solution import Solution
+from .targets import FromArray, resolve_target
 
 __all__ = ["YBAR", "solve_bio"]
 
-CHECK_EVERY = 10
 YBAR = ("admm", "apg", "apg-1e-2", "apg-1e-4", "apg-1e-6", "observation")
-# Penalties in units of eta: they multiply |grad x|^2 and |A x|^2 as eta multiplies |x|^2.  That of T x is in
-# proportion to the weight if that is large: the threshold is then 1/300 of the image's range.
-FIELD_PENALTY = 1.0
+# Of T x in units of eta, and in proportion to the weight if that is large: the threshold is then 1/300 of the
+# image's range.
 SPARSE_PENALTY = 300.0
 SLACK_PENALTY = 3.0
-# The penalties are balanced at these iterations, and then left alone: convergence is that of the fixed method.
-BALANCE_AT = frozenset({10, 20, 40, 80, 160, 320})
 SLACK_BALANCE_AT = frozenset({40, 80, 160, 320, 640, 1280, 2560})
 
 
@@ -93,13 +101,13 @@ def solve_bio(
         The operator, for images of shape ``A.shape``.
     y : ndarray, shape (..., *A.data_shape)
         Data: images (float32 or float64) for a blur, k-space (complex64 or complex128) for the others;
-        leading axes are a batch, solved item by item.
+        leading axes are a batch of independent items.
     target : str, ndarray, callable or Target
         D: "nlm", "cnn" (a network, extra "torch"), "identity" (the observation; zero-filled for k-space), "deconv"
         (a blur's), an array of images (..., *A.shape), a callable image -> image given the observation (zero-filled
         for k-space), one at a time, a ``torch.nn.Module`` that denoises, or an object of ``bioperf.targets``.
-    tv_weight : float
-        The lower level's weight, > 0.
+    tv_weight : float or ndarray
+        The lower level's weight, > 0; an array has one for each item of the batch, and makes a batch of one image.
     wavelet_weight, wavelet
         The lower level's second term, as in ``solve_lower``.
     lower : Solution or ndarray, optional
@@ -107,10 +115,11 @@ def solve_bio(
     ybar : {"admm", "apg", "apg-1e-2", "apg-1e-4", "apg-1e-6", "observation"} or ndarray
         A xbar with xbar by ADMM to tolerance or by FISTA to a relative change (1e-4 for "apg"), y itself,
         or the array, of y's shape (A x_true, say).  k-space that no real image has counts by its nearest one.
-    epsilon : float
-        Radius of the data constraint, absolute, in the units of ``|A x - ybar|_2`` of one image.
-    kappa : float
-        Relative slack on the total variation.
+    epsilon : float or ndarray
+        Radius of the data constraint, absolute, in the units of ``|A x - ybar|_2`` of one image; an array as of
+        ``tv_weight``.
+    kappa : float or ndarray
+        Relative slack on the total variation; an array as of ``tv_weight``.
     sparsity_weight : float or ndarray, shape transform.coefficient_shape(A.shape)
         rho >= 0, or one for each coefficient: sum_k rho_k |T x|_k; 0 leaves the term out.
     transform : str or transform
@@ -147,6 +156,9 @@ def solve_bio(
     threads : int, optional
         At most this many.
 
+    Small images of a batch run one a thread, each until it has converged itself; ``details["layout"]`` says so.  Bit
+    for bit, an item's result is what it is alone, whatever its neighbours are.
+
     Returns
     -------
     Solution
@@ -171,21 +183,24 @@ def solve_bio(
     y = A.check_data("y", y)
     lower_level = {"tv_weight": tv_weight, "wavelet_weight": wavelet_weight, "wavelet": wavelet}
     lower_level |= {"isotropic": bool(isotropic), "threads": threads}
-    check_number("tv_weight", tv_weight, strict=True)
-    check_number("wavelet_weight", wavelet_weight)
+    own_shape = y.shape[: y.ndim - len(A.data_shape)]
+    lower_shape = batch_of(own_shape, tv_weight=tv_weight, wavelet_weight=wavelet_weight)
+    batch_shape = batch_of(lower_shape, epsilon=epsilon, kappa=kappa)
+    tv_weights = check_numbers("tv_weight", tv_weight, lower_shape, strict=True)
+    check_numbers("wavelet_weight", wavelet_weight, lower_shape)
+    epsilons = check_numbers("epsilon", epsilon, batch_shape)
+    kappas = check_numbers("kappa", kappa, batch_shape)
     transform = resolve_transform("transform", transform, A.shape)
     sparsity_weight = _sparsity_weight(sparsity_weight, transform, A, y)
     if transform is None and np.any(sparsity_weight):
         raise ValueError('transform: needed with sparsity_weight > 0; pass "undecimated", say')
     options = {
-        "epsilon": check_number("epsilon", epsilon),
         "eta": check_number("eta", eta, strict=True),
         "isotropic": bool(isotropic),
         "tol": check_number("tol", tol, strict=True),
         "max_iter": check_count("max_iter", max_iter),
-        "callback": check_callback(callback),
     }
-    kappa = check_number("kappa", kappa)
+    check_callback(callback)
     check_choice("splitting", splitting, ("ball", "slack"))
     if splitting == "slack" and isotropic:
         raise ValueError('splitting: "slack" is a linear programme and needs isotropic=False; use splitting="ball"')
@@ -199,35 +214,85 @@ def solve_bio(
         if len(penalties) != 2:
             raise ValueError(f"penalties: expected two numbers (b_v, b_p), got {len(penalties)}")
         penalties = tuple(check_number("penalties", b, strict=True) for b in penalties)
+    given = ybar
     if isinstance(ybar, str):
         check_choice("ybar", ybar, YBAR)
     else:
-        ybar = as_images_like("ybar", ybar, y)
-    batch_shape = y.shape[: y.ndim - len(A.data_shape)]
-    images = images_like(A, y, batch_shape)
+        ybar = _of_batch("ybar", ybar, y, A.data_shape, batch_shape)
+    images = images_like(A, y, own_shape)
     if x0 is not None:
-        x0 = as_images_like("x0", x0, images)
-    target = resolve_target(target, images)
-    xbar, lower_solution = _lower_image(A, y, lower, ybar, images, lower_level)
-    if isinstance(ybar, str):
-        ybar = y if ybar == "observation" else A(xbar)
+        x0 = _of_batch("x0", x0, images, A.shape, batch_shape)
+    target = resolve_target(target, images_like(A, y, _batch_of_target(target, A, own_shape, batch_shape)))
+    begin = time.perf_counter()
+    xbar, lower_solution = _lower_image(A, y, lower, given, images, lower_shape, lower_level)
+    if isinstance(given, str):
+        ybar = np.broadcast_to(y if given == "observation" else A(xbar), (*batch_shape, *A.data_shape))
 
     problem = problem_for(A, images.dtype, threads)
     if learned is not None:
         learned = _resolve_learned(learned, splitting, problem)
-        options["learned"] = learned
-    solve = _ball if splitting == "ball" else _slack
+    # what does not depend on epsilon and kappa is computed once for all of them
+    observed, goals, variations = np.broadcast_to(y, (*lower_shape, *A.data_shape)), {}, {}
+    if isinstance(target, FromArray):
+        target = FromArray(np.broadcast_to(target.array, (*batch_shape, *A.shape)))
     items = []
     for index in np.ndindex(batch_shape):
-        bound = (1 + kappa) * problem.total_variation(xbar[index], isotropic)
-        image = target(A, y, index, xbar=xbar[index], tv_weight=tv_weight, isotropic=isotropic, threads=threads)
-        start = xbar[index] if x0 is None else x0[index]
-        item = solve(problem, ybar[index], image, bound, start, penalties, (transform, sparsity_weight), **options)
-        item.details |= {"target": image, "total_variation_bound": bound, "epsilon": options["epsilon"]}
-        items.append(item)
-    solution = stack(items, batch_shape)
+        own = _own_index(index, lower_shape)
+        if own not in variations:
+            variations[own] = problem.total_variation(xbar[own], isotropic)
+        if isinstance(target, FromArray):
+            image = target.array[index]
+        elif own not in goals:
+            weight = float(tv_weights[own])
+            image = goals[own] = target(
+                A, observed, own, xbar=xbar[own], tv_weight=weight, isotropic=isotropic, threads=threads
+            )
+        else:
+            image = goals[own]
+        items.append(
+            UpperItem(
+                ybar[index], image, (1 + float(kappas[index])) * variations[own], float(epsilons[index]),
+                xbar[own] if x0 is None else x0[index],
+            )
+        )  # fmt: skip
+
+    plain = splitting == "ball" and not np.any(sparsity_weight)
+    layout = Layout(len(items) if callback is None and learned is None else 1, A.shape, threads)
+    if layout.together and plain and isinstance(problem, FourierProblem):
+        arrays = HostArrays(problem, layout.workers)
+        solutions = UpperBatch(problem, arrays, items, penalties=penalties, **options).run()
+    else:
+        solve = _ball if splitting == "ball" else _slack
+        options |= {"callback": callback} | ({} if learned is None else {"learned": learned})
+
+        def one(item):
+            own = problem if layout.workers == 1 else problem_for(A, problem.dtype, layout.threads)
+            return solve(own, item, penalties, (transform, sparsity_weight), **options)
+
+        solutions = layout.each(one, items)
+    for solution, item in zip(solutions, items, strict=True):
+        solution.details |= {"target": item.target, "total_variation_bound": item.bound, "epsilon": item.epsilon}
+    solution = finished(solutions, batch_shape, begin, layout)
     solution.details["lower"] = lower_solution
     return solution
+
+
+def _of_batch(name, array, like, item_shape, batch_shape):
+    """An array of the data's own batch, or of the whole batch that the parameters make of it, as the latter."""
+    whole = np.broadcast_to(like, (*batch_shape, *item_shape))
+    if np.shape(array) == whole.shape:
+        return as_images_like(name, array, whole)
+    return np.broadcast_to(as_images_like(name, array, like), whole.shape)
+
+
+def _batch_of_target(target, A, own_shape, batch_shape):
+    """The batch axes that a target's array, if it is one, has."""
+    return batch_shape if np.shape(target) == (*batch_shape, *A.shape) else own_shape
+
+
+def _own_index(index, shape):
+    """The item of a batch that index falls on when the batch is broadcast."""
+    return tuple(0 if size == 1 else k for k, size in zip(index[len(index) - len(shape) :], shape, strict=True))
 
 
 def _resolve_learned(learned, splitting, problem):
@@ -256,12 +321,12 @@ def _sparsity_weight(weight, transform, A, y):
     return weight.astype(y.real.dtype, copy=False) if weight.any() else 0.0
 
 
-def _lower_image(A, y, lower, ybar, images, options):
+def _lower_image(A, y, lower, ybar, images, lower_shape, options):
     """xbar and, if it was solved here or given as one, its Solution."""
     if isinstance(lower, Solution):
-        return as_images_like("lower", lower.x, images), lower
+        return _of_batch("lower", lower.x, images, A.shape, lower_shape), lower
     if lower is not None:
-        return as_images_like("lower", lower, images), None
+        return _of_batch("lower", lower, images, A.shape, lower_shape), None
     if isinstance(ybar, str) and ybar.startswith("apg"):
         change = float(ybar[4:] or 1e-4)
         solution = solve_lower(A, y, method="apg", change_tol=change, tol=1e-12, max_iter=20000, **options)
@@ -386,14 +451,14 @@ class _Ball:
         self.theta, data.shrink = theta, shrink
 
 
-def _ball(problem, ybar, image, bound, x0, penalties, sparse_model, learned=None, **options):
-    data = problem.upper(ybar, image, options["epsilon"], options["eta"])
-    upper = UpperLevel(problem, data, bound, options, "upper level (ball)")
-    ball = _Ball(problem, data, image, bound, x0, penalties, sparse_model, options)
+def _ball(problem, item, penalties, sparse_model, learned=None, **options):
+    data = problem.upper(item.ybar, item.target, item.epsilon, options["eta"])
+    upper = UpperLevel(problem, data, item.bound, options, "upper level (ball)")
+    ball = _Ball(problem, data, item.target, item.bound, item.x0, penalties, sparse_model, options)
     automatic, max_iter, first_balance = penalties is None, options["max_iter"], 0
     step = ball.step
     if learned is not None:
-        given = LearnedProblem(x0, image, bound, options["epsilon"], options["eta"], options["isotropic"])
+        given = LearnedProblem(item.x0, item.target, item.bound, item.epsilon, options["eta"], options["isotropic"])
         learned = LearnedIterations(ball, learned, given, tune=automatic)
         step, first_balance = learned.step, learned.stages
 
@@ -424,10 +489,10 @@ def _ball(problem, ybar, image, bound, x0, penalties, sparse_model, learned=None
     return solution
 
 
-def _slack(problem, ybar, image, bound, x0, penalties, sparse_model, **options):
+def _slack(problem, item, penalties, sparse_model, **options):
     kernels, fft, threads = problem.kernels, problem.fft, problem.threads
-    epsilon, eta, max_iter = (options[name] for name in ("epsilon", "eta", "max_iter"))
-    data = problem.upper(ybar, image, epsilon, eta)
+    bound, eta, max_iter = item.bound, options["eta"], options["max_iter"]
+    data = problem.upper(item.ybar, item.target, item.epsilon, eta)
     upper = UpperLevel(problem, data, bound, options, "upper level (slack)")
     transform, rho = sparse_model
     sparse = bool(np.any(rho))
@@ -438,7 +503,7 @@ def _slack(problem, ybar, image, bound, x0, penalties, sparse_model, **options):
     x, rhs = fft.empty("image", "image")
     s1, s2, c, l1, l2 = workspace([(problem.field_shape, problem.dtype)] * 5)
     d, size = len(problem.shape), c.size
-    x[...] = x0
+    x[...] = item.x0
     data.previous = fft.coefficients(x)
     # w = |grad x| with the slacks that make both constraints equalities, all multipliers 0
     diagonal = 2 * penalty + proximal

@@ -7,12 +7,12 @@ import numpy as np
 
 from ._fourier import FourierProblem
 from ._validation import as_images, check_choice, check_number
+from .batched import Layout
 from .bio import solve_bio
 from .boundary import extend_periodically, fill_margin
-from .lower import intensity_range, solve_lower
+from .lower import finished, intensity_range, solve_lower
 from .noise import estimate_noise
 from .operators import Blur
-from .solution import stack
 from .targets import FromArray, Target, resolve_target
 
 __all__ = ["deblur", "default_tv_weight", "target_trust"]
@@ -123,7 +123,8 @@ def deblur(
     Solution
         As of ``solve_bio``; ``details`` has also "lower_image", "noise_std", "tv_weight", "kappa", "trust"
         (None for a given epsilon) and "seconds" by stage.  For a batch or colour these stand in
-        ``details["items"]``, one an image or channel.
+        ``details["items"]``, one an image or channel, and ``details["layout"]`` says how they shared the threads
+        (one after another if there is a callback or the target is a function of the caller's).
 
     Raises
     ------
@@ -154,20 +155,25 @@ def deblur(
     A = Blur(A.psf / A.psf.sum(), A.shape)
     options = {"isotropic": isotropic, "tol": tol, "max_iter": max_iter, "callback": callback, "threads": threads}
 
-    start = time.perf_counter()
-    items = []
+    begin = time.perf_counter()
+    images = []
     for index in np.ndindex(planes.shape[: planes.ndim - d - channels]):
         group = planes[index]
         noise = noise_std or estimate_noise(group, d)
         weight = tv_weight or default_tv_weight(noise, intensity_range(group), isotropic)
         for channel in np.ndindex(group.shape[:channels]):
-            image = np.ascontiguousarray(group[channel])
             goal = target[index][channel] if isinstance(target, np.ndarray) else target
-            items.append(_restore(A, image, boundary, goal, noise, weight, epsilon, kappa, options))
-    solution = stack(items, planes.shape[:-d])
+            images.append((np.ascontiguousarray(group[channel]), goal, noise, weight))
+    free = callback is None and (isinstance(target, np.ndarray) or target.concurrent)
+    layout = Layout(len(images) if free else 1, A.shape, threads)
+    options["threads"] = layout.threads
+
+    def restore(image):
+        return _restore(A, image[0], boundary, *image[1:], epsilon, kappa, options)
+
+    solution = finished(layout.each(restore, images), planes.shape[:-d], begin, layout)
     if channel_axis is not None:
         solution.x = np.ascontiguousarray(np.moveaxis(solution.x, -d - 1, channel_axis))
-    solution.seconds = time.perf_counter() - start
     return solution
 
 

@@ -1,24 +1,37 @@
 """The lower level: min_x 1/2 |A x - y|^2 + gamma TV(x) + gamma_w |W x|_1 (mathematics.md 3)."""
 
 import functools
+import time
 from dataclasses import dataclass
 
 import numpy as np
 
 from ._apg import solve_apg
 from ._coils import CoilProblem
-from ._fourier import RELAXATION, FourierProblem
-from ._kkt import CHECK_EVERY, KKT_FACTOR, beyond_rounding, dual_value, rounding_floors
+from ._fourier import RELAXATION, FourierProblem, intensity_range
+from ._kkt import (
+    BALANCE_AT,
+    BALANCED,
+    CHECK_EVERY,
+    KKT_FACTOR,
+    PENALTY_FACTOR,
+    beyond_rounding,
+    dual_value,
+    rounding_floors,
+)
 from ._sparse import SparseTerm, resolve_transform
 from ._validation import (
     as_images_like,
+    batch_of,
     check_callback,
     check_choice,
     check_count,
     check_number,
+    check_numbers,
     check_operator,
     check_threads,
 )
+from .batched import HostArrays, Layout, LowerBatch
 from .fft import workspace
 from .operators import MultiCoilFourier
 from .progress import Record, outcome
@@ -26,12 +39,7 @@ from .solution import Solution, stack
 
 __all__ = ["solve_lower"]
 
-# Penalty gamma / (image range) times this: within a few iterations of the best one on every problem tried.
-PENALTY_FACTOR = 30.0
 SPARSE_PENALTY_FACTOR = 30.0
-# At these iterations the penalty is set anew if one stopping test lags behind the other.
-BALANCE_AT = frozenset({10, 20, 40, 80, 160, 320})
-BALANCED = 0.04  # complementarity over KKT residual when neither test lags, at tol = 1e-4
 
 
 def solve_lower(
@@ -73,11 +81,12 @@ def solve_lower(
         The operator, for images of shape ``A.shape``.
     y : ndarray, shape (..., *A.data_shape)
         Data: images (float32 or float64) for a blur, k-space (complex64 or complex128) for the others;
-        leading axes are a batch, solved item by item.
-    tv_weight : float
-        gamma > 0, in the units of the image's intensity.
-    wavelet_weight : float
-        gamma_w >= 0; 0 leaves the term out.
+        leading axes are a batch of independent items.
+    tv_weight : float or ndarray
+        gamma > 0, in the units of the image's intensity; an array has one for each item of the batch, and makes a batch
+        of one image: a grid of weights is one call.
+    wavelet_weight : float or ndarray
+        gamma_w >= 0; 0 leaves the term out.  An array as of ``tv_weight``.
     wavelet : str or transform
         W: "undecimated" (Haar), "dct", the name of an orthogonal PyWavelets family, or an object of
         ``bioperf.transforms``.
@@ -101,6 +110,9 @@ def solve_lower(
     threads : int, optional
         At most this many; by default what the process may use, fewer for small images.
 
+    Small images of a batch run one a thread, each until it has converged itself; ``details["layout"]`` says so.  Bit
+    for bit, an item's result is what it is alone, whatever its neighbours are.
+
     Returns
     -------
     Solution
@@ -119,7 +131,9 @@ def solve_lower(
     check_callback(callback)
     threads = check_threads(threads)
     y = A.check_data("y", y)
-    model = lower_model(A, tv_weight, wavelet_weight, wavelet, isotropic)
+    batch_shape = y.shape[: y.ndim - len(A.data_shape)]
+    batch_shape = batch_of(batch_shape, tv_weight=tv_weight, wavelet_weight=wavelet_weight)
+    models = lower_models(A, tv_weight, wavelet_weight, wavelet, isotropic, batch_shape)
     tol = check_number("tol", tol, strict=True)
     max_iter = check_count("max_iter", max_iter)
     check_choice("method", method, ("admm", "apg"))
@@ -127,24 +141,49 @@ def solve_lower(
         penalty = check_number("penalty", penalty, strict=True)
     if change_tol is not None:
         change_tol = check_number("change_tol", change_tol, strict=True)
-    batch_shape = y.shape[: y.ndim - len(A.data_shape)]
+    y = [np.broadcast_to(y, (*batch_shape, *A.data_shape))[index] for index in np.ndindex(batch_shape)]
     if x0 is not None:
-        x0 = as_images_like("x0", x0, images_like(A, y, batch_shape))
+        x0 = as_images_like("x0", x0, images_like(A, y[0], batch_shape))
+        x0 = [x0[index] for index in np.ndindex(batch_shape)]
 
-    problem = problem_for(A, A.image_dtype(y), threads)
-    solve = _admm if method == "admm" else solve_apg
-    items = []
-    for index in np.ndindex(batch_shape):
-        data_image = A.data_image(y[index])
-        item = None
-        if max(model.tv_weight, model.sparse_weight) > intensity_range(data_image):
-            item = _without_iterating(problem, y[index], model)
-        if item is None:
-            start = data_image if x0 is None else x0[index]
+    begin = time.perf_counter()
+    problem = problem_for(A, A.image_dtype(y[0]), threads)
+    items = [_without_iterating(problem, item, model) for item, model in zip(y, models, strict=True)]
+    rest = [k for k, item in enumerate(items) if item is None]
+    layout = Layout(len(rest), A.shape, threads)
+    plain = method == "admm" and callback is None and change_tol is None and isinstance(problem, FourierProblem)
+    if layout.together and plain and not any(model.transform for model in models):
+        batch = LowerBatch(
+            problem, HostArrays(problem, layout.workers), [y[k] for k in rest],
+            np.array([models[k].tv_weight for k in rest]), None if x0 is None else [x0[k] for k in rest],
+            isotropic=bool(isotropic), tol=tol, max_iter=max_iter, penalty=penalty,
+        )  # fmt: skip
+        solutions = batch.run()
+    else:
+        if callback is not None:
+            layout = Layout(1, A.shape, threads)
+        solve = _admm if method == "admm" else solve_apg
+
+        def one(k):
+            own = problem if layout.workers == 1 else problem_for(A, problem.dtype, layout.threads)
+            data_image = A.data_image(y[k])
+            start = data_image if x0 is None else x0[k]
             spread = intensity_range(data_image)
-            item = solve(problem, y[index], model, tol, max_iter, start, spread, penalty, change_tol, callback)
-        items.append(item)
-    return stack(items, batch_shape)
+            return solve(own, y[k], models[k], tol, max_iter, start, spread, penalty, change_tol, callback)
+
+        solutions = layout.each(one, rest)
+    for k, solution in zip(rest, solutions, strict=True):
+        items[k] = solution
+    return finished(items, batch_shape, begin, layout)
+
+
+def finished(items, batch_shape, begin, layout):
+    """The Solution of a batch that began then; of a single item, that item."""
+    solution = stack(items, batch_shape)
+    if batch_shape:
+        solution.seconds, solution.threads = time.perf_counter() - begin, max(solution.threads, layout.workers)
+        solution.details["layout"] = layout.words(solution.threads)
+    return solution
 
 
 @dataclass(frozen=True)
@@ -157,12 +196,15 @@ class LowerModel:
     isotropic: bool
 
 
-def lower_model(A, tv_weight, wavelet_weight, wavelet, isotropic):
-    """The checked ``LowerModel`` of a solver's arguments."""
-    tv_weight = check_number("tv_weight", tv_weight, strict=True)
-    sparse_weight = check_number("wavelet_weight", wavelet_weight)
-    transform = resolve_transform("wavelet", wavelet, A.shape) if sparse_weight else None
-    return LowerModel(tv_weight, sparse_weight, transform, bool(isotropic))
+def lower_models(A, tv_weight, wavelet_weight, wavelet, isotropic, batch_shape):
+    """The checked ``LowerModel`` of each item of a batch, of a solver's arguments."""
+    tv_weights = check_numbers("tv_weight", tv_weight, batch_shape, strict=True)
+    sparse_weights = check_numbers("wavelet_weight", wavelet_weight, batch_shape)
+    transform = resolve_transform("wavelet", wavelet, A.shape) if sparse_weights.any() else None
+    return [
+        LowerModel(float(tv), float(sparse), transform if sparse else None, bool(isotropic))
+        for tv, sparse in zip(tv_weights.ravel(), sparse_weights.ravel(), strict=True)
+    ]
 
 
 def problem_for(A, dtype, threads):
@@ -174,15 +216,10 @@ def images_like(A, y, batch_shape):
     return np.broadcast_to(np.zeros((), A.image_dtype(y)), (*batch_shape, *A.shape))
 
 
-def intensity_range(image):
-    """The image's range, the scale that the penalties refer to (a complex image's largest modulus; 1 if that is 0)."""
-    if image.dtype.kind == "c":
-        return float(np.abs(image).max()) or 1.0
-    return float(image.max()) - float(image.min()) or 1.0
-
-
 def _without_iterating(problem, y, model):
     """The solution for weights so large that it is a constant image or 0, with its proof; else None."""
+    if max(model.tv_weight, model.sparse_weight) <= intensity_range(problem.A.data_image(y)):
+        return None
     if model.sparse_weight:
         x = np.zeros(problem.shape, problem.dtype)
         back = problem.A.adjoint(y)
@@ -275,7 +312,7 @@ def _admm(problem, y, model, tol, max_iter, x0, spread, penalty, change_tol, cal
     if sparse:
         sparse.start(x)
     theta, residual_square = 0.0, np.inf
-    rounding, tv_rounding = rounding_floors(problem, y, gamma)
+    rounding, tv_rounding = rounding_floors(problem, float(np.linalg.norm(y)), y.size, gamma)
     norm_rounding = gamma * tv_rounding
     if sparse:
         norm_rounding += sparse.weight * sparse.rounding * float(np.linalg.norm(y))

@@ -15,12 +15,12 @@ from ._validation import (
     check_count,
     check_number,
 )
+from .batched import Layout
 from .bio import solve_bio
-from .lower import intensity_range, solve_lower
+from .lower import finished, intensity_range, solve_lower
 from .noise import estimate_kspace_noise, hermitian_noise
 from .operators import MaskedFourier, MultiCoilFourier
 from .operators.fourier import mirrored
-from .solution import stack
 from .targets import Target, is_module, non_local_means, resolve_target
 from .transforms import UndecimatedWavelet
 
@@ -180,19 +180,22 @@ def reconstruct_mri(
     }  # fmt: skip
     options = {"tol": tol, "max_iter": max_iter, "callback": callback, "threads": threads}
 
-    start = time.perf_counter()
-    items = []
-    for index in np.ndindex(batch_shape):
+    begin = time.perf_counter()
+    free = callback is None and (isinstance(target, str | np.ndarray) or getattr(target, "concurrent", False))
+    layout = Layout(math.prod(batch_shape) if free else 1, mask.shape, threads)
+    options["threads"] = layout.threads
+
+    def reconstruct(index):
         y = np.ascontiguousarray(kspace[index])
-        begin = time.perf_counter()
+        start = time.perf_counter()
         A = _operator(y, mask, maps if isinstance(maps, str | None) else maps[index], real, centred)
-        clock = {"maps": time.perf_counter() - begin} if isinstance(maps, str) else {}
+        clock = {"maps": time.perf_counter() - start} if isinstance(maps, str) else {}
         goal = target[index] if isinstance(target, np.ndarray) else target
-        items.append(_reconstruct(A, y, noise_std, goal, rounds, model, options))
-        items[-1].details["seconds"] = clock | items[-1].details["seconds"]
-    solution = stack(items, batch_shape)
-    solution.seconds = time.perf_counter() - start
-    return solution
+        item = _reconstruct(A, y, noise_std, goal, rounds, model, options)
+        item.details["seconds"] = clock | item.details["seconds"]
+        return item
+
+    return finished(layout.each(reconstruct, list(np.ndindex(batch_shape))), batch_shape, begin, layout)
 
 
 def _maps_of_each(maps, kspace, batch_shape, shape):

@@ -27,6 +27,14 @@ class Progress:
     stage: str
 
 
+def diverged(stage, iteration):
+    """The error of an iterate that became NaN or infinite."""
+    return DivergenceError(
+        f"{stage}: the iterate became NaN or infinite by iteration {iteration}; "
+        "rescale data and weights to the order of 1, or leave the penalty to be chosen"
+    )
+
+
 class Record:
     """The history of one solve, the callback, and the watch for divergence."""
 
@@ -42,10 +50,7 @@ class Record:
     def add(self, iteration, x, measure, **row):
         """Append a row; True if the callback asks to stop."""
         if not np.isfinite(row["objective"]):
-            raise DivergenceError(
-                f"{self.stage}: the iterate became NaN or infinite by iteration {iteration}; "
-                "rescale data and weights to the order of 1, or leave the penalty to be chosen"
-            )
+            raise diverged(self.stage, iteration)
         self.rows.append({"iteration": iteration, "seconds": self.seconds, **row})
         if self.callback is None:
             return False

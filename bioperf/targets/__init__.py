@@ -29,12 +29,16 @@ NAMES = ("nlm", "identity", "deconv", "cnn")
 class Identity(Target):
     """D(y) = y, the observation itself; for k-space the zero-filled image."""
 
+    concurrent = True
+
     def __call__(self, A, y, index, **context):
         return A.data_image(y[index])
 
 
 class FromArray(Target):
     """Targets made by the caller: an array of the data's shape."""
+
+    concurrent = True
 
     def __init__(self, array):
         self.array = array

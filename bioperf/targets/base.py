@@ -29,11 +29,14 @@ class Target:
         from which not at all.
     rounds_of_solver : int
         How often ``reconstruct_mri`` makes the target anew from its last image.
+    concurrent : bool
+        Whether it may be called from several threads at once, as for a batch of small images.
     """
 
     exact_model = uncertain_model = (0.15, 0.0)
     variation_range = (1.0, 1.15)
     rounds_of_solver = 2
+    concurrent = False
 
     def __call__(self, A, y, index, **context):
         raise NotImplementedError

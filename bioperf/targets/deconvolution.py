@@ -18,6 +18,8 @@ class Deconvolution(Target):
         from y, 1e-2 at a noise level of 1 % of the range.
     """
 
+    concurrent = True
+
     def __init__(self, alpha=None):
         self.alpha = None if alpha is None else check_number("alpha", alpha, strict=True)
 

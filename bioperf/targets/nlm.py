@@ -33,6 +33,8 @@ class NonLocalMeans(Target):
     # What undersampling leaves of artefacts hardly depends on the noise.
     KSPACE_FACTOR = 0.02
 
+    concurrent = True
+
     def __init__(self, strength=None, under=0.4):
         self.strength = None if strength is None else check_number("strength", strength, strict=True)
         self.under = check_number("under", under, strict=True, maximum=1.0)

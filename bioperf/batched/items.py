@@ -1,0 +1,142 @@
+"""Items of a batch in slots: each stops by its own tests, and the next one takes its place."""
+
+import time
+
+import numpy as np
+
+from ..progress import diverged
+from ..solution import Solution
+
+
+class Batch:
+    """A solver's state for several items, one a slot; a subclass has the iteration.
+
+    The first ``active`` slots are iterated together.  At a check the items that have ended leave; items that wait take
+    their slots, and when none wait the last slots fill the gaps once ``arrays.idle_share`` of the slots are idle.
+    No number of one item enters another's.
+
+    Parameters
+    ----------
+    problem : FourierProblem
+    arrays : HostArrays or DeviceArrays
+    count : int
+        Items.
+    max_iter, check_every : int
+    """
+
+    stage = "solve"
+
+    def __init__(self, problem, arrays, count, max_iter, check_every):
+        self.problem, self.arrays, self.kernels = problem, arrays, arrays.kernels
+        self.count, self.max_iter, self.check_every = count, max_iter, check_every
+        self.capacity = arrays.capacity(count)
+        self.active, self.waiting = 0, 0
+        self._images, self._numbers, self._rows = [], [], []
+        self.item, self.done, self.alive = self.number(int), self.number(int), self.number(bool)
+        self.begun = self.number()
+        self.x, self.q, self.data = (self.images(kind) for kind in ("image", "field", "spectrum"))
+        self.rhs = arrays.empty(self.capacity, "image")
+        self.spectrum, self.kept = (arrays.empty(self.capacity, "spectrum") for _ in range(2))
+        self.result = arrays.results(count)
+        self.solutions = [None] * count
+
+    def images(self, kind):
+        """Every slot's image, field or spectrum."""
+        array = self.arrays.empty(self.capacity, kind)
+        self._images.append(array)
+        return array
+
+    def number(self, dtype=float):
+        """A number for every slot, on the host."""
+        array = np.zeros(self.capacity, dtype)
+        self._numbers.append(array)
+        return array
+
+    def device_number(self):
+        """A number for every slot where the kernels read and write it."""
+        array = self.arrays.numbers(self.capacity)
+        self._numbers.append(array)
+        return array
+
+    def run(self):
+        """Solve every item; ``result`` has the images and ``solutions`` the rest."""
+        self._fill(range(self.capacity))
+        while self.active:
+            now = slice(self.active)
+            alive, done = self.alive[now], self.done[now]
+            to_check = np.minimum(self.check_every - done % self.check_every, self.max_iter - done)
+            steps = int(to_check[alive].min())
+            self.advance(steps)
+            done += steps
+            due = alive & ((done % self.check_every == 0) | (done == self.max_iter))
+            ended = np.flatnonzero(self.check(due))
+            if ended.size:
+                self._leave(ended)
+        for solution, history in zip(self.solutions, self._histories(), strict=True):
+            solution.history = history
+        return self.solutions
+
+    def record(self, due, **row):
+        """Keep the numbers of a check for the history of the slots that were due."""
+        bad = due & ~np.isfinite(row["objective"])
+        if bad.any():
+            first = int(np.flatnonzero(bad)[0])
+            raise diverged(f"{self.stage}, item {self.item[first]} of the batch", int(self.done[first]))
+        now = slice(self.active)
+        seconds = time.perf_counter() - self.begun[now]
+        row = {"iteration": self.done[now], "seconds": seconds, **row}
+        self._rows.append((self.item[now][due], {name: np.array(value[due]) for name, value in row.items()}))
+
+    def solution(self, slot, objective, lower_bound, infeasibility, kkt_residual, converged, status, details):
+        """The result of the item in a slot, which has ended."""
+        return Solution(
+            x=self.result[self.item[slot]],
+            objective=objective,
+            lower_bound=lower_bound,
+            infeasibility=infeasibility,
+            kkt_residual=kkt_residual,
+            iterations=int(self.done[slot]),
+            converged=bool(converged),
+            status=status,
+            history={},
+            seconds=time.perf_counter() - float(self.begun[slot]),
+            **{**self.problem.what_ran(), "threads": self.arrays.threads},
+            details=details,
+        )
+
+    def _histories(self):
+        """For each item what was recorded, by name."""
+        items = np.concatenate([item for item, _ in self._rows])
+        order = np.argsort(items, kind="stable")
+        ends = np.cumsum(np.bincount(items, minlength=self.count))[:-1]
+        columns = {}
+        for name in self._rows[0][1]:
+            columns[name] = np.split(np.concatenate([row[name] for _, row in self._rows])[order], ends)
+        return [{name: parts[k] for name, parts in columns.items()} for k in range(self.count)]
+
+    def _fill(self, slots):
+        """Waiting items into these slots, as many as there are."""
+        slots = list(slots)[: self.count - self.waiting]
+        if slots:
+            items = np.arange(self.waiting, self.waiting + len(slots))
+            self.waiting += len(slots)
+            self.item[slots], self.done[slots], self.begun[slots] = items, 0, time.perf_counter()
+            self.alive[slots] = True
+            self.active = max(self.active, slots[-1] + 1)
+            self.load(slots, items)
+
+    def _leave(self, ended):
+        items = self.item[ended]
+        self.result[items] = self.x[ended]
+        for slot, item in zip(ended, items, strict=True):
+            self.solutions[item] = self.finish(slot)
+        self.alive[ended] = False
+        self._fill(ended)
+        empty = np.flatnonzero(~self.alive[: self.active])
+        if empty.size > self.active * self.arrays.idle_share:
+            for slot in empty[::-1]:
+                self.active -= 1
+                last = self.active
+                if slot != last:
+                    for array in (*self._images, *self._numbers):
+                        array[slot] = array[last]
