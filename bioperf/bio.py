@@ -31,6 +31,7 @@ from ._validation import (
     check_threads,
 )
 from .batched import HostArrays, Layout, UpperBatch, UpperItem
+from .batched.device import device_of, refuse_on_device
 from .fft import workspace
 from .lower import finished, images_like, intensity_range, problem_for, solve_lower
 from .operators import MultiCoilFourier
@@ -71,6 +72,7 @@ def solve_bio(
     learned=None,
     callback=None,
     threads=None,
+    device=None,
 ):
     """Solve the relaxed bilevel problem (mathematics.md, eq. 1; the paper's eq. with epsilon = kappa = 0):
 
@@ -155,6 +157,9 @@ def solve_bio(
         Called with a ``Progress`` every few iterations; returning True stops the run.
     threads : int, optional
         At most this many.
+    device : str or torch.device, optional
+        As in ``solve_lower``.  On a GPU: splitting "ball" without a sparse or wavelet term, ybar "admm", "observation"
+        or an array; targets that are arrays, "identity" and "deconv" are made there, others on the CPU.
 
     Small images of a batch run one a thread, each until it has converged itself; ``details["layout"]`` says so.  Bit
     for bit, an item's result is what it is alone, whatever its neighbours are.
@@ -180,6 +185,20 @@ def solve_bio(
     """
     check_operator(A)
     threads = check_threads(threads)
+    place = device_of(y, device)
+    if place is not None:
+        refuse_on_device(
+            splitting=splitting != "ball", sparsity_weight=np.any(sparsity_weight), callback=callback, learned=learned,
+            wavelet_weight=np.any(wavelet_weight), ybar=isinstance(ybar, str) and ybar.startswith("apg"),
+        )  # fmt: skip
+        from ._on_device import bio_on_device
+
+        options = {
+            "eta": check_number("eta", eta, strict=True), "isotropic": bool(isotropic), "max_iter": max_iter,
+            "tol": check_number("tol", tol, strict=True), "penalties": _checked_penalties(penalties),
+        }  # fmt: skip
+        check_count("max_iter", max_iter)
+        return bio_on_device(A, y, target, tv_weight, lower, ybar, epsilon, kappa, x0, place, options)
     y = A.check_data("y", y)
     lower_level = {"tv_weight": tv_weight, "wavelet_weight": wavelet_weight, "wavelet": wavelet}
     lower_level |= {"isotropic": bool(isotropic), "threads": threads}
@@ -208,12 +227,7 @@ def solve_bio(
         raise ValueError(
             'splitting: "slack" is for real images and an operator diagonal in the Fourier basis; use "ball"'
         )
-    if penalties is not None:
-        if not isinstance(penalties, tuple | list):
-            raise TypeError(f"penalties: expected two numbers (b_v, b_p), got {penalties!r}")
-        if len(penalties) != 2:
-            raise ValueError(f"penalties: expected two numbers (b_v, b_p), got {len(penalties)}")
-        penalties = tuple(check_number("penalties", b, strict=True) for b in penalties)
+    penalties = _checked_penalties(penalties)
     given = ybar
     if isinstance(ybar, str):
         check_choice("ybar", ybar, YBAR)
@@ -293,6 +307,16 @@ def _batch_of_target(target, A, own_shape, batch_shape):
 def _own_index(index, shape):
     """The item of a batch that index falls on when the batch is broadcast."""
     return tuple(0 if size == 1 else k for k, size in zip(index[len(index) - len(shape) :], shape, strict=True))
+
+
+def _checked_penalties(penalties):
+    if penalties is None:
+        return None
+    if not isinstance(penalties, tuple | list):
+        raise TypeError(f"penalties: expected two numbers (b_v, b_p), got {penalties!r}")
+    if len(penalties) != 2:
+        raise ValueError(f"penalties: expected two numbers (b_v, b_p), got {len(penalties)}")
+    return tuple(check_number("penalties", b, strict=True) for b in penalties)
 
 
 def _resolve_learned(learned, splitting, problem):

@@ -32,6 +32,7 @@ from ._validation import (
     check_threads,
 )
 from .batched import HostArrays, Layout, LowerBatch
+from .batched.device import device_of, refuse_on_device
 from .fft import workspace
 from .operators import MultiCoilFourier
 from .progress import Record, outcome
@@ -58,6 +59,7 @@ def solve_lower(
     change_tol=None,
     callback=None,
     threads=None,
+    device=None,
 ):
     """Solve min_x 1/2 |A x - y|^2 + tv_weight TV(x) + wavelet_weight |W x|_1 with a certified stop.
 
@@ -109,6 +111,10 @@ def solve_lower(
         Called with a ``Progress`` at each check; returning True stops the run.
     threads : int, optional
         At most this many; by default what the process may use, fewer for small images.
+    device : str or torch.device, optional
+        "cuda" moves NumPy arrays to a GPU and the result back.  Arrays in a GPU's memory (torch's, CuPy's, ...) are
+        solved there without it.  There: "admm" without a wavelet term, operators ``Blur`` and ``MaskedFourier``,
+        neither callback nor change_tol; needs the extra "cuda".
 
     Small images of a batch run one a thread, each until it has converged itself; ``details["layout"]`` says so.  Bit
     for bit, an item's result is what it is alone, whatever its neighbours are.
@@ -130,10 +136,6 @@ def solve_lower(
     check_operator(A)
     check_callback(callback)
     threads = check_threads(threads)
-    y = A.check_data("y", y)
-    batch_shape = y.shape[: y.ndim - len(A.data_shape)]
-    batch_shape = batch_of(batch_shape, tv_weight=tv_weight, wavelet_weight=wavelet_weight)
-    models = lower_models(A, tv_weight, wavelet_weight, wavelet, isotropic, batch_shape)
     tol = check_number("tol", tol, strict=True)
     max_iter = check_count("max_iter", max_iter)
     check_choice("method", method, ("admm", "apg"))
@@ -141,6 +143,19 @@ def solve_lower(
         penalty = check_number("penalty", penalty, strict=True)
     if change_tol is not None:
         change_tol = check_number("change_tol", change_tol, strict=True)
+    place = device_of(y, device)
+    if place is not None:
+        refuse_on_device(
+            method=method != "admm", wavelet_weight=np.any(wavelet_weight), callback=callback, change_tol=change_tol
+        )
+        from ._on_device import lower_on_device
+
+        options = {"isotropic": bool(isotropic), "tol": tol, "max_iter": max_iter, "penalty": penalty}
+        return lower_on_device(A, y, tv_weight, x0, place, options)
+    y = A.check_data("y", y)
+    batch_shape = y.shape[: y.ndim - len(A.data_shape)]
+    batch_shape = batch_of(batch_shape, tv_weight=tv_weight, wavelet_weight=wavelet_weight)
+    models = lower_models(A, tv_weight, wavelet_weight, wavelet, isotropic, batch_shape)
     y = [np.broadcast_to(y, (*batch_shape, *A.data_shape))[index] for index in np.ndindex(batch_shape)]
     if x0 is not None:
         x0 = as_images_like("x0", x0, images_like(A, y[0], batch_shape))
@@ -148,7 +163,7 @@ def solve_lower(
 
     begin = time.perf_counter()
     problem = problem_for(A, A.image_dtype(y[0]), threads)
-    items = [_without_iterating(problem, item, model) for item, model in zip(y, models, strict=True)]
+    items = [without_iterating(problem, item, model) for item, model in zip(y, models, strict=True)]
     rest = [k for k, item in enumerate(items) if item is None]
     layout = Layout(len(rest), A.shape, threads)
     plain = method == "admm" and callback is None and change_tol is None and isinstance(problem, FourierProblem)
@@ -216,7 +231,7 @@ def images_like(A, y, batch_shape):
     return np.broadcast_to(np.zeros((), A.image_dtype(y)), (*batch_shape, *A.shape))
 
 
-def _without_iterating(problem, y, model):
+def without_iterating(problem, y, model):
     """The solution for weights so large that it is a constant image or 0, with its proof; else None."""
     if max(model.tv_weight, model.sparse_weight) <= intensity_range(problem.A.data_image(y)):
         return None

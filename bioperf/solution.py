@@ -75,11 +75,14 @@ class Solution:
         )
 
 
-def stack(items, batch_shape):
-    """One Solution of a batch from the Solutions of its items."""
+def stack(items, batch_shape, x=None):
+    """One Solution of a batch from the Solutions of its items, with the images x if they are together already."""
     if batch_shape == ():
+        if x is not None:
+            items[0].x = x
         return items[0]
-    x = np.stack([item.x for item in items]).reshape(*batch_shape, *items[0].x.shape)
+    if x is None:
+        x = np.stack([item.x for item in items]).reshape(*batch_shape, *items[0].x.shape)
 
     def gather(get, dtype=float):
         return np.array([get(item) for item in items], dtype).reshape(batch_shape)

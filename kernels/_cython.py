@@ -20,17 +20,32 @@ from .projections import (
     rank_one_solve,
     soft_threshold,
 )
-from .spectral import lower_kkt, lower_spectrum, spectral_divide, upper_dual, upper_spectrum
+from .spectral import (
+    lower_kkt,
+    lower_kkt_batch,
+    lower_spectrum,
+    lower_spectrum_batch,
+    spectral_divide,
+    upper_dual,
+    upper_dual_batch,
+    upper_spectrum,
+    upper_spectrum_batch,
+)
 from .team import run_tasks
 from .tv import (
     field_divergence,
+    field_divergence_batch,
     field_status,
+    field_status_batch,
+    field_threshold_batch,
     gradient,
     gradient_adjoint,
     slack_update,
     sum_above,
     update_field,
+    update_field_batch,
     update_field_divergence,
+    update_field_divergence_batch,
 )
 from .wavelets import (
     clip_coefficients,
@@ -57,8 +72,11 @@ __all__ = [
     "coupled_multipliers",
     "data_step",
     "field_divergence",
+    "field_divergence_batch",
     "field_divergences",
     "field_status",
+    "field_status_batch",
+    "field_threshold_batch",
     "filter_bank_adjoint",
     "filter_bank_forward",
     "frame_adjoint",
@@ -68,7 +86,9 @@ __all__ = [
     "haar_forward",
     "haar_inverse",
     "lower_kkt",
+    "lower_kkt_batch",
     "lower_spectrum",
+    "lower_spectrum_batch",
     "measure_coefficients",
     "project_box",
     "project_l1_ball",
@@ -85,8 +105,12 @@ __all__ = [
     "sum_above",
     "update_coefficients",
     "update_field",
+    "update_field_batch",
     "update_field_divergence",
+    "update_field_divergence_batch",
     "update_fields",
     "upper_dual",
+    "upper_dual_batch",
     "upper_spectrum",
+    "upper_spectrum_batch",
 ]

@@ -392,6 +392,20 @@ ROW NAME(lower_kkt)(ptrdiff_t n, const REAL *restrict X, const REAL *restrict M,
     }
 }
 
+/* acc += |scale z|^2 */
+ROW NAME(scaled_squares)(ptrdiff_t n, const REAL *restrict z, REAL scale, const REAL *restrict copies,
+                         double *restrict acc)
+{
+    FOR_CHUNKS(start, stop, n) {
+        REAL s = 0;
+        SIMD(reduction(+ : s)) for (ptrdiff_t j = start; j < stop; j++) {
+            REAL zr = scale * z[2 * j], zi = scale * z[2 * j + 1];
+            s += copies[j] * (zr * zr + zi * zi);
+        }
+        acc[0] += s;
+    }
+}
+
 /* The x-update and the data-ball update of mathematics.md 4c; acc += |r_p|^2, |A X - Y|^2, |X - D|^2 */
 INLINE void NAME(upper_body)(const int proximal_term, ptrdiff_t n, REAL *restrict r, const REAL *restrict previous,
                              const REAL *restrict D, const REAL *restrict A, const REAL *restrict Y,
@@ -469,6 +483,24 @@ ROW NAME(upper_dual)(ptrdiff_t n, const REAL *restrict M, const REAL *restrict r
         acc[1] += qq;
         acc[2] += ny;
         acc[3] += nn;
+    }
+}
+
+/* acc += |eta (X - D) + field_penalty M + data_weight conj(A) r_p|^2 */
+ROW NAME(upper_kkt)(ptrdiff_t n, const REAL *restrict M, const REAL *restrict X, const REAL *restrict residual,
+                    const REAL *restrict D, const REAL *restrict A, REAL eta, REAL field_penalty, REAL data_weight,
+                    const REAL *restrict copies, double *restrict acc)
+{
+    FOR_CHUNKS(start, stop, n) {
+        REAL s = 0;
+        SIMD(reduction(+ : s)) for (ptrdiff_t j = start; j < stop; j++) {
+            REAL ar = A[2 * j], ai = A[2 * j + 1];
+            REAL nr = data_weight * residual[2 * j], ni = data_weight * residual[2 * j + 1];
+            REAL er = eta * (X[2 * j] - D[2 * j]) + (field_penalty * M[2 * j] + ar * nr + ai * ni);
+            REAL ei = eta * (X[2 * j + 1] - D[2 * j + 1]) + (field_penalty * M[2 * j + 1] + ar * ni - ai * nr);
+            s += copies[j] * (er * er + ei * ei);
+        }
+        acc[0] += s;
     }
 }
 

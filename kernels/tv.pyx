@@ -6,8 +6,9 @@ Real and complex images alike; a complex array is read as interleaved pairs of i
 
 cimport numpy as cnp
 from cython.parallel cimport prange
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport free, malloc
 
+from ._batch cimport add_rows, blocks_of, items_of, new_sums, numbers, totals, writable_numbers
 from ._common cimport Grid, grid_of, image_size, is_single, number_type, plane_size, pointer, ptrdiff_t, real, real_type, writable
 
 cnp.import_array()
@@ -36,27 +37,7 @@ cdef extern from "rows.h" nogil:
     void above_plane_d(Grid *, double **, double, int, double *)
 
 
-cdef tuple totals(double *partial, ptrdiff_t rows, int count):
-    """Column sums of the per-plane partial sums, in a fixed order whatever the thread count."""
-    cdef double sums[6]
-    cdef ptrdiff_t i
-    cdef int k
-    for k in range(count):
-        sums[k] = 0
-    for i in range(rows):
-        for k in range(count):
-            sums[k] += partial[i * count + k]
-    return tuple([sums[k] for k in range(count)])
-
-
-cdef double *new_sums(ptrdiff_t count) except NULL:
-    cdef double *sums = <double *>calloc(count, sizeof(double))
-    if sums == NULL:
-        raise MemoryError
-    return sums
-
-
-cdef void *new_work(Grid *g, int blocks, int typenum) except NULL:
+cdef void *new_work(Grid *g, ptrdiff_t blocks, int typenum) except NULL:
     cdef void *work = malloc(blocks * (2 * g.d + 1) * plane_size(g) * (4 if is_single(typenum) else 8))
     if work == NULL:
         raise MemoryError
@@ -116,24 +97,31 @@ def gradient_adjoint(p, int ndim, out, int threads=1):
 
 
 # --- one-field updates ----------------------------------------------------------------------
+#
+# Of one item, or of a batch with a number each: the loops are those of the batch, and one item is a batch of one.
 
 
-cdef void run_update(Grid g, real *x, real *q, double relaxation, double threshold, double dual_scale,
-                     int isotropic, double trial, double *partial, int threads) noexcept nogil:
-    cdef ptrdiff_t i
-    for i in prange(g.n0, num_threads=threads, schedule="static"):
-        update_item(&g, x, q, i, relaxation, threshold, dual_scale, isotropic, trial, partial)
-
-
-cdef void update_item(Grid *g, real *x, real *q, ptrdiff_t i, double relaxation, double threshold, double dual_scale,
-                      int isotropic, double trial, double *partial) noexcept nogil:
+cdef void update_rows(Grid *g, real *x, real *q, ptrdiff_t start, ptrdiff_t stop, double relaxation, double threshold,
+                      double dual_scale, int isotropic, double trial, double *partial) noexcept nogil:
     cdef real *planes[3]
-    if real is float:
-        plane_pointers_f(g, q, i, planes)
-        update_plane_f(g, x, i, planes, relaxation, threshold, dual_scale, isotropic, 1, trial, partial + 3 * i)
-    else:
-        plane_pointers_d(g, q, i, planes)
-        update_plane_d(g, x, i, planes, relaxation, threshold, dual_scale, isotropic, 1, trial, partial + 3 * i)
+    cdef ptrdiff_t i
+    for i in range(start, stop):
+        if real is float:
+            plane_pointers_f(g, q, i, planes)
+            update_plane_f(g, x, i, planes, relaxation, threshold, dual_scale, isotropic, 1, trial, partial + 3 * i)
+        else:
+            plane_pointers_d(g, q, i, planes)
+            update_plane_d(g, x, i, planes, relaxation, threshold, dual_scale, isotropic, 1, trial, partial + 3 * i)
+
+
+cdef void run_update(Grid g, ptrdiff_t items, real *x, real *q, double relaxation, double *thresholds,
+                     double *dual_scales, int isotropic, double *trials, double *partial, int threads) noexcept nogil:
+    cdef ptrdiff_t k, item, b, size = image_size(&g), blocks = blocks_of(items, g.n0, threads)
+    for k in prange(items * blocks, num_threads=threads, schedule="static"):
+        item = k // blocks
+        b = k - item * blocks
+        update_rows(&g, x + item * size, q + item * g.d * size, b * g.n0 // blocks, (b + 1) * g.n0 // blocks, relaxation,
+                    thresholds[item], dual_scales[item], isotropic, trials[item], partial + 3 * item * g.n0)
 
 
 def update_field(x, q, double relaxation, double threshold, double dual_scale, bint isotropic, double trial, int threads=1):
@@ -145,28 +133,55 @@ def update_field(x, q, double relaxation, double threshold, double dual_scale, b
     cdef double *partial = new_sums(3 * g.n0)
     with nogil:
         if is_single(t):
-            run_update[float](g, <float *>a, <float *>b, relaxation, threshold, dual_scale, isotropic, trial, partial, threads)
+            run_update[float](g, 1, <float *>a, <float *>b, relaxation, &threshold, &dual_scale, isotropic, &trial, partial, threads)
         else:
-            run_update[double](g, <double *>a, <double *>b, relaxation, threshold, dual_scale, isotropic, trial, partial, threads)
+            run_update[double](g, 1, <double *>a, <double *>b, relaxation, &threshold, &dual_scale, isotropic, &trial, partial, threads)
     sums = totals(partial, g.n0, 3)
     free(partial)
     return sums
 
 
-cdef void above_item(Grid *g, real *q, ptrdiff_t i, double threshold, int isotropic, double *partial) noexcept nogil:
+def update_field_batch(x, q, double relaxation, thresholds, dual_scales, bint isotropic, trials, sums, int threads=1):
+    cdef int t = number_type(x)
+    cdef ptrdiff_t items = items_of(x), n = x.size
+    cdef Grid g = grid_of(x, x.ndim - 1)
+    cdef void *a = pointer(x, t, n)
+    cdef void *b = writable(q, t, n * g.d)
+    cdef double *bounds = numbers(thresholds, items)
+    cdef double *scales = numbers(dual_scales, items)
+    cdef double *tried = numbers(trials, items)
+    cdef double *result = writable_numbers(sums, 3 * items)
+    cdef double *partial = new_sums(3 * items * g.n0)
+    with nogil:
+        if is_single(t):
+            run_update[float](g, items, <float *>a, <float *>b, relaxation, bounds, scales, isotropic, tried, partial, threads)
+        else:
+            run_update[double](g, items, <double *>a, <double *>b, relaxation, bounds, scales, isotropic, tried, partial, threads)
+        add_rows(partial, items, g.n0, 3, result)
+        free(partial)
+
+
+cdef void above_rows(Grid *g, real *q, ptrdiff_t start, ptrdiff_t stop, double threshold, int isotropic,
+                     double *partial) noexcept nogil:
     cdef real *planes[3]
-    if real is float:
-        plane_pointers_f(g, q, i, planes)
-        above_plane_f(g, planes, threshold, isotropic, partial + 2 * i)
-    else:
-        plane_pointers_d(g, q, i, planes)
-        above_plane_d(g, planes, threshold, isotropic, partial + 2 * i)
-
-
-cdef void run_above(Grid g, real *q, double threshold, int isotropic, double *partial, int threads) noexcept nogil:
     cdef ptrdiff_t i
-    for i in prange(g.n0, num_threads=threads, schedule="static"):
-        above_item(&g, q, i, threshold, isotropic, partial)
+    for i in range(start, stop):
+        partial[2 * i] = partial[2 * i + 1] = 0
+        if real is float:
+            plane_pointers_f(g, q, i, planes)
+            above_plane_f(g, planes, threshold, isotropic, partial + 2 * i)
+        else:
+            plane_pointers_d(g, q, i, planes)
+            above_plane_d(g, planes, threshold, isotropic, partial + 2 * i)
+
+
+cdef void run_above(Grid *g, real *q, double threshold, int isotropic, double *partial, int threads) noexcept nogil:
+    cdef ptrdiff_t b, blocks = blocks_of(1, g.n0, threads)
+    if blocks == 1:
+        above_rows(g, q, 0, g.n0, threshold, isotropic, partial)
+    else:
+        for b in prange(blocks, num_threads=threads, schedule="static"):
+            above_rows(g, q, b * g.n0 // blocks, (b + 1) * g.n0 // blocks, threshold, isotropic, partial)
 
 
 def sum_above(q, double threshold, bint isotropic, int threads=1):
@@ -176,120 +191,258 @@ def sum_above(q, double threshold, bint isotropic, int threads=1):
     cdef double *partial = new_sums(2 * g.n0)
     with nogil:
         if is_single(t):
-            run_above[float](g, <float *>a, threshold, isotropic, partial, threads)
+            run_above[float](&g, <float *>a, threshold, isotropic, partial, threads)
         else:
-            run_above[double](g, <double *>a, threshold, isotropic, partial, threads)
+            run_above[double](&g, <double *>a, threshold, isotropic, partial, threads)
     sums = totals(partial, g.n0, 2)
     free(partial)
     return sums
 
 
-cdef void run_divergence(Grid g, real *q, double threshold, int isotropic, double field_weight, double clip_weight,
-                         real *out, real *work, int blocks) noexcept nogil:
-    cdef ptrdiff_t b, start, stop, size = (2 * g.d + 1) * plane_size(&g)
-    for b in prange(blocks, num_threads=blocks, schedule="static"):
+cdef double field_threshold(Grid *g, real *q, double radius, int isotropic, double *sums, double *partial,
+                            int threads) noexcept nogil:
+    """theta with |q - clip(q, theta)| = radius in the l1 (l21) norm, 0 inside the ball.
+
+    ``sums`` are those of ``update_field`` for a trial threshold, so that a good trial costs no pass.
+    Newton's method on a convex piecewise linear function: exact when the active set stays the same.
+    """
+    cdef double norm = sums[0], theta, following, active = g.n0 * g.n1 * g.n2 * (1 if isotropic else g.d)
+    cdef double above[2]
+    if norm <= radius:
+        return 0
+    theta = (norm - radius) / active
+    if sums[2] > 0 and (sums[1] - radius) / sums[2] > theta:
+        theta = (sums[1] - radius) / sums[2]
+        active = sums[2]
+    while True:
+        run_above(g, q, theta, isotropic, partial, threads)
+        add_rows(partial, 1, g.n0, 2, above)
+        if above[1] == 0 or above[1] == active:
+            return theta
+        following = (above[0] - radius) / above[1]
+        if not following > theta * (1 + 1e-12):
+            return theta
+        theta = following
+        active = above[1]
+
+
+cdef void run_thresholds(Grid g, ptrdiff_t items, real *q, double *radii, int isotropic, double *thresholds, double *sums,
+                         double *partial, int threads) noexcept nogil:
+    cdef ptrdiff_t k, size = g.d * image_size(&g)
+    if blocks_of(items, g.n0, threads) == 1:
+        for k in prange(items, num_threads=threads, schedule="static"):
+            thresholds[k] = field_threshold(&g, q + k * size, radii[k], isotropic, sums + 3 * k, partial + 2 * k * g.n0, 1)
+    else:
+        for k in range(items):
+            thresholds[k] = field_threshold(&g, q + k * size, radii[k], isotropic, sums + 3 * k, partial, threads)
+
+
+def field_threshold_batch(q, radii, bint isotropic, thresholds, sums, int threads=1):
+    cdef int t = number_type(q)
+    cdef ptrdiff_t items = items_of(q)
+    cdef Grid g = grid_of(q, q.ndim - 2)
+    cdef void *a = pointer(q, t, items * g.d * g.n0 * g.n1 * g.n2)
+    cdef double *bounds = numbers(radii, items)
+    cdef double *measured = numbers(sums, 3 * items)
+    cdef double *result = writable_numbers(thresholds, items)
+    cdef double *partial = new_sums(2 * items * g.n0)
+    with nogil:
+        if is_single(t):
+            run_thresholds[float](g, items, <float *>a, bounds, isotropic, result, measured, partial, threads)
+        else:
+            run_thresholds[double](g, items, <double *>a, bounds, isotropic, result, measured, partial, threads)
+        free(partial)
+
+
+cdef void run_divergence(Grid g, ptrdiff_t items, ptrdiff_t blocks, real *q, double *thresholds, int isotropic,
+                         double field_weight, double clip_weight, real *out, real *work, int threads) noexcept nogil:
+    cdef ptrdiff_t k, item, b, start, stop, size = image_size(&g), room = (2 * g.d + 1) * plane_size(&g)
+    for k in prange(items * blocks, num_threads=threads, schedule="static"):
+        item = k // blocks
+        b = k - item * blocks
         start = b * g.n0 // blocks
         stop = (b + 1) * g.n0 // blocks
         if real is float:
-            divergence_block_f(&g, q, start, stop, threshold, field_weight, clip_weight, isotropic, out, work + b * size)
+            divergence_block_f(&g, q + item * g.d * size, start, stop, thresholds[item], field_weight, clip_weight,
+                               isotropic, out + item * size, work + k * room)
         else:
-            divergence_block_d(&g, q, start, stop, threshold, field_weight, clip_weight, isotropic, out, work + b * size)
+            divergence_block_d(&g, q + item * g.d * size, start, stop, thresholds[item], field_weight, clip_weight,
+                               isotropic, out + item * size, work + k * room)
+
+
+cdef void divergences(Grid g, int t, ptrdiff_t items, ptrdiff_t blocks, void *q, double *thresholds, int isotropic,
+                      double field_weight, double clip_weight, void *out, void *work, int threads) noexcept nogil:
+    if is_single(t):
+        run_divergence[float](g, items, blocks, <float *>q, thresholds, isotropic, field_weight, clip_weight,
+                              <float *>out, <float *>work, threads)
+    else:
+        run_divergence[double](g, items, blocks, <double *>q, thresholds, isotropic, field_weight, clip_weight,
+                               <double *>out, <double *>work, threads)
 
 
 def field_divergence(q, double threshold, bint isotropic, double field_weight, double clip_weight, out, int threads=1):
-    cdef int t = number_type(out), blocks
+    cdef int t = number_type(out)
     cdef Grid g = grid_of(out, out.ndim)
     cdef Py_ssize_t n = out.size
     cdef void *a = pointer(q, t, n * g.d)
     cdef void *b = writable(out, t, n)
-    cdef void *work
-    blocks = min(threads, g.n0)
-    work = new_work(&g, blocks, t)
+    cdef ptrdiff_t blocks = blocks_of(1, g.n0, threads)
+    cdef void *work = new_work(&g, blocks, t)
     with nogil:
-        if is_single(t):
-            run_divergence[float](g, <float *>a, threshold, isotropic, field_weight, clip_weight, <float *>b, <float *>work, blocks)
-        else:
-            run_divergence[double](g, <double *>a, threshold, isotropic, field_weight, clip_weight, <double *>b, <double *>work, blocks)
+        divergences(g, t, 1, blocks, a, &threshold, isotropic, field_weight, clip_weight, b, work, threads)
     free(work)
 
 
-cdef void run_update_divergence(Grid g, real *x, real *q, double relaxation, double threshold,
-                                double new_threshold, int isotropic, real *out, real *work, int blocks) noexcept nogil:
-    cdef ptrdiff_t b, start, size = (2 * g.d + 1) * plane_size(&g)
-    for b in prange(blocks, num_threads=blocks, schedule="static"):
-        start = b * g.n0 // blocks
+def field_divergence_batch(q, thresholds, bint isotropic, double field_weight, double clip_weight, out, int threads=1):
+    cdef int t = number_type(out)
+    cdef ptrdiff_t items = items_of(out), n = out.size
+    cdef Grid g = grid_of(out, out.ndim - 1)
+    cdef void *a = pointer(q, t, n * g.d)
+    cdef void *b = writable(out, t, n)
+    cdef double *bounds = numbers(thresholds, items)
+    cdef ptrdiff_t blocks = blocks_of(items, g.n0, threads)
+    cdef void *work = new_work(&g, items * blocks, t)
+    with nogil:
+        divergences(g, t, items, blocks, a, bounds, isotropic, field_weight, clip_weight, b, work, threads)
+    free(work)
+
+
+cdef void run_update_divergence(Grid g, ptrdiff_t items, ptrdiff_t blocks, real *x, real *q, double relaxation,
+                                double *thresholds, double *new_thresholds, int isotropic, real *out, real *work,
+                                int threads) noexcept nogil:
+    cdef ptrdiff_t k, item, b, start, stop, size = image_size(&g), room = (2 * g.d + 1) * plane_size(&g)
+    for k in prange(items * blocks, num_threads=threads, schedule="static"):
+        item = k // blocks
+        start = (k - item * blocks) * g.n0 // blocks
         if real is float:
-            update_halo_f(&g, x, q, start, relaxation, threshold, new_threshold, isotropic, work + b * size)
+            update_halo_f(&g, x + item * size, q + item * g.d * size, start, relaxation, thresholds[item],
+                          new_thresholds[item], isotropic, work + k * room)
         else:
-            update_halo_d(&g, x, q, start, relaxation, threshold, new_threshold, isotropic, work + b * size)
-    for b in prange(blocks, num_threads=blocks, schedule="static"):
+            update_halo_d(&g, x + item * size, q + item * g.d * size, start, relaxation, thresholds[item],
+                          new_thresholds[item], isotropic, work + k * room)
+    for k in prange(items * blocks, num_threads=threads, schedule="static"):
+        item = k // blocks
+        b = k - item * blocks
         start = b * g.n0 // blocks
+        stop = (b + 1) * g.n0 // blocks
         if real is float:
-            update_divergence_block_f(&g, x, q, start, (b + 1) * g.n0 // blocks, relaxation, threshold,
-                                      new_threshold, isotropic, out, work + b * size)
+            update_divergence_block_f(&g, x + item * size, q + item * g.d * size, start, stop, relaxation, thresholds[item],
+                                      new_thresholds[item], isotropic, out + item * size, work + k * room)
         else:
-            update_divergence_block_d(&g, x, q, start, (b + 1) * g.n0 // blocks, relaxation, threshold,
-                                      new_threshold, isotropic, out, work + b * size)
+            update_divergence_block_d(&g, x + item * size, q + item * g.d * size, start, stop, relaxation, thresholds[item],
+                                      new_thresholds[item], isotropic, out + item * size, work + k * room)
+
+
+cdef void update_divergences(Grid g, int t, ptrdiff_t items, ptrdiff_t blocks, void *x, void *q, double relaxation,
+                             double *thresholds, double *new_thresholds, int isotropic, void *out, void *work,
+                             int threads) noexcept nogil:
+    if is_single(t):
+        run_update_divergence[float](g, items, blocks, <float *>x, <float *>q, relaxation, thresholds, new_thresholds,
+                                     isotropic, <float *>out, <float *>work, threads)
+    else:
+        run_update_divergence[double](g, items, blocks, <double *>x, <double *>q, relaxation, thresholds, new_thresholds,
+                                      isotropic, <double *>out, <double *>work, threads)
 
 
 def update_field_divergence(x, q, double relaxation, double threshold, double new_threshold,
                             bint isotropic, out, int threads=1):
-    cdef int t = number_type(x), blocks
+    cdef int t = number_type(x)
     cdef Grid g = grid_of(x, x.ndim)
     cdef Py_ssize_t n = x.size
     cdef void *a = pointer(x, t, n)
     cdef void *b = writable(q, t, n * g.d)
     cdef void *c = writable(out, t, n)
+    cdef ptrdiff_t blocks = blocks_of(1, g.n0, threads)
     cdef void *work
     if a == c:
         raise ValueError("out must not be x: the stencil still reads it")
-    blocks = min(threads, g.n0)
     work = new_work(&g, blocks, t)
     with nogil:
-        if is_single(t):
-            run_update_divergence[float](g, <float *>a, <float *>b, relaxation, threshold, new_threshold,
-                                         isotropic, <float *>c, <float *>work, blocks)
-        else:
-            run_update_divergence[double](g, <double *>a, <double *>b, relaxation, threshold, new_threshold,
-                                          isotropic, <double *>c, <double *>work, blocks)
+        update_divergences(g, t, 1, blocks, a, b, relaxation, &threshold, &new_threshold, isotropic, c, work, threads)
     free(work)
 
 
-cdef void status_item(Grid *g, real *x, real *q, ptrdiff_t i, double threshold, int isotropic, double *partial) noexcept nogil:
+def update_field_divergence_batch(x, q, double relaxation, thresholds, new_thresholds, bint isotropic, out, int threads=1):
+    cdef int t = number_type(x)
+    cdef ptrdiff_t items = items_of(x), n = x.size
+    cdef Grid g = grid_of(x, x.ndim - 1)
+    cdef void *a = pointer(x, t, n)
+    cdef void *b = writable(q, t, n * g.d)
+    cdef void *c = writable(out, t, n)
+    cdef double *bounds = numbers(thresholds, items)
+    cdef double *new_bounds = numbers(new_thresholds, items)
+    cdef ptrdiff_t blocks = blocks_of(items, g.n0, threads)
+    cdef void *work
+    if a == c:
+        raise ValueError("out must not be x: the stencil still reads it")
+    work = new_work(&g, items * blocks, t)
+    with nogil:
+        update_divergences(g, t, items, blocks, a, b, relaxation, bounds, new_bounds, isotropic, c, work, threads)
+    free(work)
+
+
+cdef void status_rows(Grid *g, real *x, real *q, ptrdiff_t start, ptrdiff_t stop, double threshold, int isotropic,
+                      double *partial) noexcept nogil:
     cdef real *planes[3]
-    if real is float:
-        plane_pointers_f(g, q, i, planes)
-        status_plane_f(g, x, i, planes, threshold, isotropic, partial + 6 * i)
-    else:
-        plane_pointers_d(g, q, i, planes)
-        status_plane_d(g, x, i, planes, threshold, isotropic, partial + 6 * i)
-
-
-cdef void run_status(Grid g, real *x, real *q, double threshold, int isotropic, double *partial, int threads) noexcept nogil:
     cdef ptrdiff_t i
-    for i in prange(g.n0, num_threads=threads, schedule="static"):
-        status_item(&g, x, q, i, threshold, isotropic, partial)
+    for i in range(start, stop):
+        if real is float:
+            plane_pointers_f(g, q, i, planes)
+            status_plane_f(g, x, i, planes, threshold, isotropic, partial + 6 * i)
+        else:
+            plane_pointers_d(g, q, i, planes)
+            status_plane_d(g, x, i, planes, threshold, isotropic, partial + 6 * i)
+
+
+cdef void run_status(Grid g, ptrdiff_t items, real *x, real *q, double *thresholds, int isotropic, double *partial,
+                     double *sums, int threads) noexcept nogil:
+    cdef ptrdiff_t k, i, item, b, size = image_size(&g), blocks = blocks_of(items, g.n0, threads)
+    cdef double largest
+    for k in prange(items * blocks, num_threads=threads, schedule="static"):
+        item = k // blocks
+        b = k - item * blocks
+        status_rows(&g, x + item * size, q + item * g.d * size, b * g.n0 // blocks, (b + 1) * g.n0 // blocks,
+                    thresholds[item], isotropic, partial + 6 * item * g.n0)
+    add_rows(partial, items, g.n0, 6, sums)
+    for item in range(items):
+        largest = 0
+        for i in range(item * g.n0, (item + 1) * g.n0):
+            largest = max(largest, partial[6 * i + 5])
+        sums[6 * item + 5] = largest
 
 
 def field_status(x, q, double threshold, bint isotropic, int threads=1):
     cdef int t = number_type(x)
-    cdef ptrdiff_t i
-    cdef double largest = 0
     cdef Grid g = grid_of(x, x.ndim)
     cdef Py_ssize_t n = x.size
     cdef void *a = pointer(x, t, n)
     cdef void *b = pointer(q, t, n * g.d)
+    cdef double sums[6]
     cdef double *partial = new_sums(6 * g.n0)
     with nogil:
         if is_single(t):
-            run_status[float](g, <float *>a, <float *>b, threshold, isotropic, partial, threads)
+            run_status[float](g, 1, <float *>a, <float *>b, &threshold, isotropic, partial, sums, threads)
         else:
-            run_status[double](g, <double *>a, <double *>b, threshold, isotropic, partial, threads)
-    sums = totals(partial, g.n0, 6)
-    for i in range(g.n0):
-        largest = max(largest, partial[6 * i + 5])
-    free(partial)
-    return (*sums[:5], largest)
+            run_status[double](g, 1, <double *>a, <double *>b, &threshold, isotropic, partial, sums, threads)
+        free(partial)
+    return sums[0], sums[1], sums[2], sums[3], sums[4], sums[5]
+
+
+def field_status_batch(x, q, thresholds, bint isotropic, sums, int threads=1):
+    cdef int t = number_type(x)
+    cdef ptrdiff_t items = items_of(x), n = x.size
+    cdef Grid g = grid_of(x, x.ndim - 1)
+    cdef void *a = pointer(x, t, n)
+    cdef void *b = pointer(q, t, n * g.d)
+    cdef double *bounds = numbers(thresholds, items)
+    cdef double *result = writable_numbers(sums, 6 * items)
+    cdef double *partial = new_sums(6 * items * g.n0)
+    with nogil:
+        if is_single(t):
+            run_status[float](g, items, <float *>a, <float *>b, bounds, isotropic, partial, result, threads)
+        else:
+            run_status[double](g, items, <double *>a, <double *>b, bounds, isotropic, partial, result, threads)
+        free(partial)
 
 
 # --- linear-programming form ----------------------------------------------------------------

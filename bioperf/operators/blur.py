@@ -6,6 +6,7 @@ import numpy as np
 
 from .._validation import as_images
 from ..kernels import threads_for
+from .device import apply, is_device_array
 
 __all__ = ["Blur"]
 
@@ -92,7 +93,7 @@ class Blur:
         return float(self.psf.sum())
 
     def __call__(self, x):
-        """Blurred images; x : (..., *shape), float32 or float64, as is the result."""
+        """Blurred images; x : (..., *shape), float32 or float64, as is the result, on the CPU or a GPU."""
         return self._convolve("x", x, conjugate=False)
 
     def adjoint(self, z):
@@ -103,6 +104,8 @@ class Blur:
         return threads_for(math.prod(self.shape) // 8)
 
     def _convolve(self, name, x, conjugate):
+        if is_device_array(x):
+            return apply(self, name, x, adjoint=conjugate)
         from scipy import fft
 
         x = as_images(name, x, self.shape)

@@ -1,0 +1,168 @@
+"""The operators on arrays in device memory, by torch's transforms; ``Blur`` and ``MaskedFourier`` call them."""
+
+import math
+
+import numpy as np
+
+from ..learning import require_torch
+
+
+def is_device_array(a):
+    """Whether an array lies in a GPU's memory: a CUDA tensor of torch, a CuPy array, ..."""
+    return hasattr(a, "__cuda_array_interface__")
+
+
+class DeviceOperator:
+    """A ``Blur`` or ``MaskedFourier`` on one device.
+
+    Parameters
+    ----------
+    A : Blur or MaskedFourier
+    dtype : numpy.dtype
+        Of the images.
+    device : torch.device
+
+    Attributes
+    ----------
+    transfer : Tensor
+        The multiplier of ``A.transfer(dtype)``.
+    copies : Tensor
+        How often each coefficient of the last axis stands in the full spectrum.
+    """
+
+    def __init__(self, A, dtype, device):
+        torch = require_torch("arrays on a GPU")
+        self.A, self.dtype, self.device = A, np.dtype(dtype), device
+        self.axes = tuple(range(-len(A.shape), 0))
+        self.real = self.dtype.kind == "f"
+        self.transfer = torch.as_tensor(A.transfer(dtype), device=device)
+        real = np.empty(0, dtype).real.dtype
+        n = A.shape[-1]
+        copies = np.ones(n, real)
+        if self.real:
+            copies = np.full(n // 2 + 1, 2, real)
+            copies[0] = 1
+            if n % 2 == 0:
+                copies[-1] = 1
+        self.copies = torch.as_tensor(copies, device=device)
+        self.scale = 1 / math.prod(A.shape)
+        self.torch = torch
+        if not hasattr(A, "psf"):
+            from .fourier import centring
+
+            sampled = A.sampled.astype(np.complex128) * (centring(A.shape) if A.centred else 1)
+            self.sampling = torch.as_tensor(sampled.astype(np.result_type(dtype, np.complex64)), device=device)
+
+    def forward(self, x, out=None):
+        """The unscaled transform of images, half spectra of real ones."""
+        fft = self.torch.fft
+        return (fft.rfftn if self.real else fft.fftn)(x, dim=self.axes, out=out)
+
+    def inverse(self, spectrum, out=None):
+        """The images of Fourier coefficients."""
+        fft, shape = self.torch.fft, self.A.shape
+        return (fft.irfftn if self.real else fft.ifftn)(spectrum, s=shape, dim=self.axes, norm="forward", out=out)
+
+    def __call__(self, x):
+        if hasattr(self.A, "psf"):
+            return self.inverse(self.forward(x).mul_(self.transfer * self.scale))
+        spectrum = self.torch.fft.fftn(x, dim=self.axes, norm="ortho") * self.sampling
+        return self.torch.fft.fftshift(spectrum, self.axes) if self.A.centred else spectrum
+
+    def adjoint(self, z):
+        if hasattr(self.A, "psf"):
+            return self.inverse(self.forward(z).mul_(self.transfer.conj() * self.scale))
+        image = self.torch.fft.ifftn(self._unshifted(z), dim=self.axes, norm="ortho")
+        return image.real.contiguous() if self.real else image
+
+    def _unshifted(self, z):
+        return (self.torch.fft.ifftshift(z, self.axes) if self.A.centred else z) * self.sampling.conj()
+
+    def data_image(self, y):
+        return y if hasattr(self.A, "psf") else self.adjoint(y)
+
+    def coefficients(self, y):
+        """``A.coefficients`` of a batch: the data's spectra, and what no image reaches as a float64 tensor."""
+        if hasattr(self.A, "psf"):
+            return self.forward(y).mul_(self.scale), self.torch.zeros(len(y), dtype=self.torch.float64)
+        data = self._unshifted(y) * math.sqrt(self.scale)
+        square = self.square_norms(data, 1)
+        if self.real:
+            mirrored = self.torch.roll(self.torch.flip(data, self.axes), [1] * len(self.axes), self.axes)
+            data = 0.5 * (data + mirrored.conj())[..., : self.A.shape[-1] // 2 + 1]
+            transfer = self.transfer.real
+            data = self.torch.where(transfer > 0, data / self.torch.where(transfer > 0, transfer, 1), 0)
+        rest = (square - self.square_norms(data, self.copies)).clamp(min=0) / self.scale
+        return data.contiguous(), rest
+
+    def square_norms(self, spectra, copies):
+        """Sums of |.|^2 an item, float64."""
+        power = (spectra.real**2 + spectra.imag**2) * copies
+        return power.double().flatten(1).sum(1)
+
+
+def device_operator(A, dtype, device):
+    """The ``DeviceOperator`` of an operator, made once for each dtype and device."""
+    if not hasattr(A, "transfer"):
+        raise ValueError(f"A: {type(A).__name__} works on the CPU only; pass NumPy arrays, device=None")
+    made = A.__dict__.setdefault("_on_device", {})
+    key = np.dtype(dtype).char, str(device)
+    if key not in made:
+        made[key] = DeviceOperator(A, dtype, device)
+    return made[key]
+
+
+def as_tensor(name, a, shape, kinds, device=None):
+    """A contiguous tensor of finite numbers (..., *shape) on the device.
+
+    ``kinds``: "f" for float32 and float64, "c" for complex64 and complex128, or both.  TypeError and ValueError as of
+    ``bioperf._validation.as_images``.
+    """
+    torch = require_torch("arrays on a GPU")
+    try:
+        tensor = torch.as_tensor(a, device=device)
+    except (TypeError, RuntimeError) as error:
+        raise TypeError(f"{name}: expected an array of numbers, got {type(a).__name__}: {error}") from None
+    real, complex_ = (torch.float32, torch.float64), (torch.complex64, torch.complex128)
+    allowed = (real if "f" in kinds else ()) + (complex_ if "c" in kinds else ())
+    if tensor.dtype not in allowed:
+        raise TypeError(f"{name}: expected {' or '.join(str(kind)[6:] for kind in allowed)}, got {tensor.dtype}")
+    if tensor.numel() == 0:
+        raise ValueError(f"{name}: empty array of shape {tuple(tensor.shape)}")
+    if tuple(tensor.shape[-len(shape) :]) != tuple(shape):
+        raise ValueError(f"{name}: expected shape (..., {', '.join(map(str, shape))}), got {tuple(tensor.shape)}")
+    if not bool(torch.isfinite(tensor).all()):
+        raise ValueError(f"{name}: {int((~torch.isfinite(tensor)).sum())} entries are NaN or infinite")
+    return tensor.contiguous()
+
+
+def numpy_dtype(tensor):
+    """The NumPy dtype of a tensor."""
+    return np.dtype(str(tensor.dtype)[6:])
+
+
+def image_kinds(A):
+    """The kinds of numbers that A's images have, as ``as_tensor`` takes them."""
+    return "f" if getattr(A, "real", hasattr(A, "psf")) else "fc"
+
+
+def apply(A, name, x, *, adjoint):
+    """A x or A^T x of an array in device memory."""
+    of_data = adjoint and not hasattr(A, "psf")
+    tensor = as_tensor(name, x, A.shape, "c" if of_data else image_kinds(A))
+    dtype = numpy_dtype(tensor)
+    if of_data and image_kinds(A) == "f":
+        dtype = np.empty(0, dtype).real.dtype
+    operator = device_operator(A, dtype, tensor.device)
+    return like(operator.adjoint(tensor) if adjoint else operator(tensor), x)
+
+
+def like(tensor, given):
+    """The tensor as an array of the kind that was given: torch's, CuPy's or NumPy's."""
+    if isinstance(given, np.ndarray):
+        return tensor.cpu().numpy()
+    if type(given).__module__.split(".")[0] == "cupy":
+        import cupy
+
+        return cupy.from_dlpack(tensor)
+    return tensor
