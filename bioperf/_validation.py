@@ -10,7 +10,7 @@ def as_images(name, a, shape=None, ndim=None):
     array, a shape that does not end in ``shape`` (or has fewer than ``ndim`` axes), NaN or infinity.
     """
     if not isinstance(a, np.ndarray):
-        a = np.asarray(a)
+        a = _on_host(name, a)
     if a.dtype.kind in "iub":
         scale = f" / {np.iinfo(a.dtype).max}" if a.dtype.kind in "iu" else ""
         raise TypeError(f"{name}: integer images are not converted silently; pass {name}.astype(numpy.float32){scale}")
@@ -26,10 +26,16 @@ def as_images(name, a, shape=None, ndim=None):
     return np.ascontiguousarray(a, dtype=a.dtype.newbyteorder("="))
 
 
+def _on_host(name, a):
+    if getattr(a, "is_cuda", False) or hasattr(a, "__cuda_array_interface__"):
+        raise TypeError(f"{name}: lies in a GPU's memory, this runs on the CPU; pass {name}.cpu().numpy()")
+    return np.asarray(a)
+
+
 def as_complex_images(name, a, shape=None, *, real=False):
     """``as_images`` for complex64 or complex128 arrays; ``real`` accepts real ones too and converts them."""
     if not isinstance(a, np.ndarray):
-        a = np.asarray(a)
+        a = _on_host(name, a)
     if real and a.dtype.kind != "c":
         a = as_images(name, a, shape)
         return a.astype(np.result_type(a.dtype, np.complex64))

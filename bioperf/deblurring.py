@@ -8,11 +8,13 @@ import numpy as np
 from ._fourier import FourierProblem
 from ._validation import as_images, check_choice, check_number
 from .batched import Layout
+from .batched.device import device_of
 from .bio import solve_bio
 from .boundary import extend_periodically, fill_margin
 from .lower import finished, intensity_range, solve_lower
 from .noise import estimate_noise
 from .operators import Blur
+from .operators.device import from_host, to_host
 from .targets import FromArray, Target, resolve_target
 
 __all__ = ["deblur", "default_tv_weight", "target_trust"]
@@ -85,6 +87,7 @@ def deblur(
     max_iter=1000,
     callback=None,
     threads=None,
+    device=None,
 ):
     """Restore blurred images: ``solve_bio``'s relaxed bilevel problem, every choice made from the data.
 
@@ -117,6 +120,8 @@ def deblur(
         Axis of the colour channels: restored channel by channel with one noise level and weight.
     tol, max_iter, callback, threads
         As in ``solve_bio``.
+    device : str or torch.device, optional
+        As in ``solve_bio``: the levels of one image after another are solved on a GPU, the rest is done on the CPU.
 
     Returns
     -------
@@ -133,6 +138,11 @@ def deblur(
     """
     psf = np.asarray(psf)
     d = psf.ndim
+    given, place = y, device_of(y, device)
+    if place is not None:
+        if callback is not None:
+            raise ValueError("callback: not available on a GPU; leave it out, or restore on the CPU (NumPy arrays)")
+        y = to_host(y)
     y = as_images("y", y, ndim=d if channel_axis is None else d + 1)
     check_choice("boundary", boundary, ("periodic", "unknown"))
     for name, value in (("noise_std", noise_std), ("tv_weight", tv_weight)):
@@ -154,6 +164,7 @@ def deblur(
     A = Blur(psf, planes.shape[-d:])
     A = Blur(A.psf / A.psf.sum(), A.shape)
     options = {"isotropic": isotropic, "tol": tol, "max_iter": max_iter, "callback": callback, "threads": threads}
+    options["device"] = None if place is None else "cuda"
 
     begin = time.perf_counter()
     images = []
@@ -164,7 +175,7 @@ def deblur(
         for channel in np.ndindex(group.shape[:channels]):
             goal = target[index][channel] if isinstance(target, np.ndarray) else target
             images.append((np.ascontiguousarray(group[channel]), goal, noise, weight))
-    free = callback is None and (isinstance(target, np.ndarray) or target.concurrent)
+    free = callback is None and place is None and (isinstance(target, np.ndarray) or target.concurrent)
     layout = Layout(len(images) if free else 1, A.shape, threads)
     options["threads"] = layout.threads
 
@@ -174,12 +185,14 @@ def deblur(
     solution = finished(layout.each(restore, images), planes.shape[:-d], begin, layout)
     if channel_axis is not None:
         solution.x = np.ascontiguousarray(np.moveaxis(solution.x, -d - 1, channel_axis))
+    if place is not None:
+        solution.x = from_host(solution.x, given, place)
     return solution
 
 
 def _restore(A, y, boundary, target, noise_std, tv_weight, epsilon, kappa, options):
     """One image: lower level, target, trust, upper level; the frame cut out where it was extended."""
-    shared = {"isotropic": options["isotropic"], "threads": options["threads"], "callback": options["callback"]}
+    shared = {name: options[name] for name in ("isotropic", "threads", "callback", "device")}
     frame, x0, clock = (), None, [time.perf_counter()]
     if boundary == "periodic":
         data = y

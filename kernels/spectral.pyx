@@ -28,11 +28,6 @@ cdef extern from "rows.h" nogil:
     void upper_kkt_d(ptrdiff_t, double *, double *, double *, double *, double *, double, double, double, double *, double *)
 
 
-cdef struct Spectrum:
-    ptrdiff_t rows, n1, n2
-    int d
-
-
 cdef Spectrum spectrum_of(object a, int first) except *:
     """The spectrum of the axes from ``first`` on."""
     cdef Spectrum s
@@ -230,15 +225,6 @@ def lower_kkt_batch(x, dual, transfer, data, penalties, copies, sums, int thread
     cdef double *partial = kkt(s, t, items, x, dual, transfer, data, p, copies, 1, threads)
     add_rows(partial, items, s.rows, 2, result)
     free(partial)
-
-
-# What the upper level's spectra share: numbers of the iteration, and one of each item.
-cdef struct Upper:
-    double eta, proximal, relaxation
-    double *shifts
-    double *field_penalties
-    double *data_penalties
-    double *shrinks
 
 
 cdef void upper_rows(Spectrum *s, real *r, real *previous, real *D, real *A, real *Y, real *residual, void **axes,

@@ -270,6 +270,14 @@ cdef void run_divergence(Grid g, ptrdiff_t items, ptrdiff_t blocks, real *q, dou
                                isotropic, out + item * size, work + k * room)
 
 
+cdef void divergence_item(Grid *g, real *q, double threshold, int isotropic, double field_weight, double clip_weight,
+                          real *out, real *work) noexcept nogil:
+    if real is float:
+        divergence_block_f(g, q, 0, g.n0, threshold, field_weight, clip_weight, isotropic, out, work)
+    else:
+        divergence_block_d(g, q, 0, g.n0, threshold, field_weight, clip_weight, isotropic, out, work)
+
+
 cdef void divergences(Grid g, int t, ptrdiff_t items, ptrdiff_t blocks, void *q, double *thresholds, int isotropic,
                       double field_weight, double clip_weight, void *out, void *work, int threads) noexcept nogil:
     if is_single(t):
@@ -331,6 +339,16 @@ cdef void run_update_divergence(Grid g, ptrdiff_t items, ptrdiff_t blocks, real 
         else:
             update_divergence_block_d(&g, x + item * size, q + item * g.d * size, start, stop, relaxation, thresholds[item],
                                       new_thresholds[item], isotropic, out + item * size, work + k * room)
+
+
+cdef void update_divergence_item(Grid *g, real *x, real *q, double relaxation, double threshold, double new_threshold,
+                                 int isotropic, real *out, real *work) noexcept nogil:
+    if real is float:
+        update_halo_f(g, x, q, 0, relaxation, threshold, new_threshold, isotropic, work)
+        update_divergence_block_f(g, x, q, 0, g.n0, relaxation, threshold, new_threshold, isotropic, out, work)
+    else:
+        update_halo_d(g, x, q, 0, relaxation, threshold, new_threshold, isotropic, work)
+        update_divergence_block_d(g, x, q, 0, g.n0, relaxation, threshold, new_threshold, isotropic, out, work)
 
 
 cdef void update_divergences(Grid g, int t, ptrdiff_t items, ptrdiff_t blocks, void *x, void *q, double relaxation,

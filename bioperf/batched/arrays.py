@@ -1,6 +1,7 @@
 """Where a batch's arrays are, and its transforms there."""
 
 import functools
+import importlib.util
 
 import numpy as np
 
@@ -12,6 +13,15 @@ from ..kernels import run_tasks
 SLOT_IMAGES = 12
 # What the slots of a batch may take together.
 MEMORY = 1 << 28
+
+
+def compiled_iterations():
+    """The module of whole compiled iterations, or None where it was not built."""
+    if importlib.util.find_spec("bioperf.kernels.iterations") is None:
+        return None
+    from ..kernels import iterations
+
+    return iterations
 
 
 class HostArrays:
@@ -36,6 +46,9 @@ class HostArrays:
         shape, dtype = problem.shape, problem.dtype
         self.ffts = [plan_fft(shape, dtype, threads=1, library=problem.fft.library) for _ in range(threads)]
         fft = self.ffts[0]
+        # Whole iterations without the interpreter, where the transforms are the package's own.
+        self.plan = getattr(fft, "plan", None)
+        self.iterations = compiled_iterations() if self.kernels.name == "cython" and self.plan is not None else None
         self._kinds = {
             "image": (shape, dtype),
             "field": (problem.field_shape, dtype),
@@ -120,12 +133,12 @@ class HostArrays:
         shrinks[norms == 0] = 1
         np.minimum(shrinks, 1, out=shrinks)
 
-    def forward(self, images, spectra):
-        """The items' transforms; the images may be overwritten."""
-        self._share(self._forward, images, spectra)
+    def forward(self, images, spectra, count):
+        """The transforms of the first ``count`` items; the images may be overwritten."""
+        self._share(self._forward, images[:count], spectra[:count])
 
-    def inverse(self, spectra, images):
-        self._share(self._inverse, spectra, images)
+    def inverse(self, spectra, images, count):
+        self._share(self._inverse, spectra[:count], images[:count])
 
     def _share(self, transform, sources, targets):
         count = len(sources)

@@ -78,6 +78,7 @@ class DeviceArrays:
 
     idle_share = 0.5
     threads = 1
+    iterations = None
 
     def __init__(self, problem):
         self.problem, self.operator, self.kernels = problem, problem.operator, get_backend("cuda")
@@ -112,15 +113,17 @@ class DeviceArrays:
         return [slots] if len(slots) else []
 
     def capacity(self, count):
+        group = self.operator.group
+        count = -(-count // group) * group
         if self.device_name.type != "cuda":
             return count
         free, _ = self.torch.cuda.mem_get_info(self.device_name)
         item = (SLOT_IMAGES + 2 * len(self.problem.shape)) * self.problem.pixels * self.problem.dtype.itemsize
-        return max(1, min(count, int(SHARE_OF_MEMORY * free) // item))
+        return max(group, min(count, int(SHARE_OF_MEMORY * free) // item // group * group))
 
     def empty(self, count, kind):
         shape, dtype = self._kinds[kind]
-        return self.torch.empty((count, *shape), dtype=dtype, device=self.device_name)
+        return self.torch.zeros((count, *shape), dtype=dtype, device=self.device_name)
 
     def numbers(self, *shape):
         return self.torch.zeros(shape, dtype=self.torch.float64, device=self.device_name)
@@ -161,7 +164,8 @@ class DeviceArrays:
         return np.where(found > 0, found, 1.0)
 
     def norms(self, y):
-        return self.host(self.torch.linalg.vector_norm(y.flatten(1), dim=1)).astype(float)
+        copies = self.torch.ones((), dtype=y.real.dtype, device=self.device_name)
+        return np.sqrt(self.host(self.operator.square_norms(y.to(self._kinds["spectrum"][1]), copies)))
 
     def square_norms(self, spectra):
         return self.problem.pixels * self.host(self.operator.square_norms(spectra, self.problem.copies))
@@ -183,11 +187,17 @@ class DeviceArrays:
         norms = (self.problem.pixels * squares).sqrt()
         shrinks.copy_(self.torch.where(norms > 0, (radii / norms).clamp(max=1.0), 1.0))
 
-    def forward(self, images, spectra):
-        self.operator.forward(images, out=spectra)
+    def forward(self, images, spectra, count):
+        for group in self._groups(count):
+            self.operator.group_forward(images[group], out=spectra[group])
 
-    def inverse(self, spectra, images):
-        self.operator.inverse(spectra, out=images)
+    def inverse(self, spectra, images, count):
+        for group in self._groups(count):
+            self.operator.group_inverse(spectra[group], out=images[group])
+
+    def _groups(self, count):
+        size = self.operator.group
+        return [slice(start, start + size) for start in range(0, count, size)]
 
 
 class DeviceBatch:

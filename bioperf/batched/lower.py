@@ -65,18 +65,25 @@ class LowerBatch(Batch):
         self.arrays.put(self.weight, slots, self.penalty[slots] * self.problem.scale)
 
     def advance(self, steps):
-        now = slice(self.active)
+        now, a = slice(self.active), self.arrays
         to_rescale = np.flatnonzero(self.factor[now] != 1)
-        for step in range(steps):
-            last = step == steps - 1
-            if step == 0 and to_rescale.size:
-                self._split(now)
-                for slots in self.arrays.groups(to_rescale):
-                    self._rescale(slots)
-                self._image(now, last)
-            else:
-                self.arrays.run((self.active, last), self._iterate, now, last)
-        self.square[now] = self.problem.pixels * self.arrays.host(self.squares[now])
+        if to_rescale.size:
+            self._split(now)
+            for slots in a.groups(to_rescale):
+                self._rescale(slots)
+            self._image(now, keep=steps == 1)
+            steps -= 1
+        if a.iterations and steps:
+            p = self.problem
+            a.iterations.lower_iterations(
+                a.plan, self.x[now], self.q[now], self.rhs[now], self.spectrum[now], self.kept[now], self.data[now],
+                p.transfer, p.laplacian, p.copies, RELAXATION, self.theta[now], self.new_theta[now], self.weight[now],
+                self.isotropic, self.squares[now], steps, threads=a.threads,
+            )  # fmt: skip
+        else:
+            for step in range(steps):
+                a.run((self.active, step == steps - 1), self._iterate, now, step == steps - 1)
+        self.square[now] = self.problem.pixels * a.host(self.squares[now])
 
     def _iterate(self, now, keep):
         self._split(now)
@@ -93,7 +100,7 @@ class LowerBatch(Batch):
     def _image(self, now, keep):
         """Step 3; ``keep`` keeps the spectrum for the KKT residual."""
         p, a, spectrum = self.problem, self.arrays, self.spectrum[now]
-        a.forward(self.rhs[now], spectrum)
+        a.forward(self.rhs, self.spectrum, self.active)
         a.zero_mean(spectrum)
         self.kernels.lower_spectrum_batch(
             spectrum, p.transfer, self.data[now], p.laplacian, self.weight[now], self.zeros[now], p.copies,
@@ -101,7 +108,7 @@ class LowerBatch(Batch):
         )  # fmt: skip
         if keep:
             self.kept[now] = spectrum
-        a.inverse(spectrum, self.x[now])
+        a.inverse(self.spectrum, self.x, self.active)
 
     def _rescale(self, slots):
         """Other penalties between the two halves of an iteration, the multipliers the same."""
@@ -161,7 +168,7 @@ class LowerBatch(Batch):
         self.kernels.field_divergence_batch(
             self.q[now], self.theta[now], self.isotropic, 0.0, 1.0, rhs, threads=a.threads
         )
-        a.forward(rhs, spectrum)
+        a.forward(self.rhs, self.spectrum, self.active)
         self.kernels.lower_kkt_batch(
             self.kept[now], spectrum, p.transfer, self.data[now], self.weight[now], p.copies, self.kkt_sums[now],
             threads=a.threads,

@@ -90,10 +90,18 @@ class UpperBatch(Batch):
         self.arrays.put(self.data_weight, slots, self.data_penalty[slots])
 
     def advance(self, steps):
-        now = slice(self.active)
-        for step in range(steps):
-            last = step == steps - 1
-            self.arrays.run((self.active, last), self._iterate, now, last)
+        now, a = slice(self.active), self.arrays
+        if a.iterations:
+            p = self.problem
+            a.iterations.upper_iterations(
+                a.plan, self.x[now], self.q[now], self.rhs[now], self.spectrum[now], self.kept[now], self.target[now],
+                self.data[now], self.residual[now], p.transfer, p.laplacian, p.copies, self.eta, self.shift[now],
+                self.field_weight[now], self.data_weight[now], RELAXATION, self.shrink[now], self.theta[now],
+                self.radius[now], self.ball[now], self.isotropic, self.squares[now], steps, threads=a.threads,
+            )  # fmt: skip
+        else:
+            for step in range(steps):
+                a.run((self.active, step == steps - 1), self._iterate, now, step == steps - 1)
 
     def _iterate(self, now, keep):
         self._split(now)
@@ -114,7 +122,7 @@ class UpperBatch(Batch):
         self.kernels.field_divergence_batch(
             self.q[now], self.theta[now], self.isotropic, 1.0, -2.0, rhs, threads=a.threads
         )
-        a.forward(rhs, spectrum)
+        a.forward(self.rhs, self.spectrum, self.active)
         a.zero_mean(spectrum)
         self.kernels.upper_spectrum_batch(
             spectrum, self.target[now], p.transfer, self.data[now], self.residual[now], p.laplacian, self.eta,
@@ -124,7 +132,7 @@ class UpperBatch(Batch):
         a.shrink(self.squares[now, 0], self.ball[now], self.shrink[now])
         if keep:
             self.kept[now] = spectrum
-        a.inverse(spectrum, self.x[now])
+        a.inverse(self.spectrum, self.x, self.active)
 
     def check(self, due):
         p, a, now = self.problem, self.arrays, slice(self.active)
@@ -166,7 +174,7 @@ class UpperBatch(Batch):
         self.kernels.field_divergence_batch(
             self.q[now], self.theta[now], self.isotropic, 0.0, 1.0, rhs, threads=a.threads
         )
-        a.forward(rhs, spectrum)
+        a.forward(self.rhs, self.spectrum, self.active)
         self.multiplier[now] = self.data_weight[now] * (1 - self.shrink[now])
         self.kernels.upper_dual_batch(
             spectrum, self.kept[now], self.residual[now], self.target[now], p.transfer, self.data[now], self.eta,

@@ -14,7 +14,7 @@ __all__ = ["print_info"]
 
 _PACKAGES = (
     "numpy", "scipy", "numba", "scikit-image", "PyWavelets", "imageio", "tifffile", "matplotlib", "typer", "rich",
-    "ducc0", "pyfftw", "h5py", "nibabel", "optuna", "torch", "safetensors",
+    "ducc0", "pyfftw", "h5py", "nibabel", "optuna", "torch", "safetensors", "numba-cuda",
 )  # fmt: skip
 
 
@@ -29,11 +29,10 @@ def print_info():
             *((name, _version(name)) for name in _PACKAGES),
         ],
     )
-    rows = [(f"backend {name}", _state(state)) for name, state in backends.items() if name != "cuda"]
+    rows = [(f"backend {name}", _state(state)) for name, state in backends.items()]
     rows += [(f"FFT {name}", _state(state)) for name, state in bioperf.fft.available_libraries().items()]
     rows += [
         ("threads", str(available_threads())),
-        ("GPU", "not supported by this release"),
         ("installed in", str(Path(bioperf.__file__).parent)),
         ("kernels", _installation(backends["cython"] is True)),
     ]

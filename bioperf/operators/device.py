@@ -9,11 +9,19 @@ from ..learning import require_torch
 
 def is_device_array(a):
     """Whether an array lies in a GPU's memory: a CUDA tensor of torch, a CuPy array, ..."""
-    return hasattr(a, "__cuda_array_interface__")
+    # a tensor that requires a gradient raises where it is asked for the interface
+    return getattr(a, "is_cuda", False) or hasattr(a, "__cuda_array_interface__")
+
+
+# Transforms and sums of a batch are done in groups of this many elements, and of as many items at most.
+GROUP_ELEMENTS, GROUP_ITEMS = 1 << 21, 32
 
 
 class DeviceOperator:
     """A ``Blur`` or ``MaskedFourier`` on one device.
+
+    Libraries choose their algorithms by the size of a batch; here a batch is cut into groups of a size that the
+    images' shape alone decides, so that an item's bits do not depend on its neighbours.
 
     Parameters
     ----------
@@ -28,6 +36,8 @@ class DeviceOperator:
         The multiplier of ``A.transfer(dtype)``.
     copies : Tensor
         How often each coefficient of the last axis stands in the full spectrum.
+    group : int
+        Items of a group.
     """
 
     def __init__(self, A, dtype, device):
@@ -46,6 +56,7 @@ class DeviceOperator:
                 copies[-1] = 1
         self.copies = torch.as_tensor(copies, device=device)
         self.scale = 1 / math.prod(A.shape)
+        self.group = max(1, min(GROUP_ITEMS, GROUP_ELEMENTS // math.prod(A.shape)))
         self.torch = torch
         if not hasattr(A, "psf"):
             from .fourier import centring
@@ -53,26 +64,46 @@ class DeviceOperator:
             sampled = A.sampled.astype(np.complex128) * (centring(A.shape) if A.centred else 1)
             self.sampling = torch.as_tensor(sampled.astype(np.result_type(dtype, np.complex64)), device=device)
 
-    def forward(self, x, out=None):
-        """The unscaled transform of images, half spectra of real ones."""
+    def grouped(self, function, x):
+        """``function`` of the items x (..., *spatial), group by group; the last one is filled up with zeros."""
+        batch, spatial = x.shape[: x.ndim - len(self.axes)], x.shape[x.ndim - len(self.axes) :]
+        x = x.reshape(-1, *spatial)
+        missing = -len(x) % self.group
+        if missing:
+            x = self.torch.cat([x, x.new_zeros(missing, *spatial)])
+        parts = [function(x[k : k + self.group]) for k in range(0, len(x), self.group)]
+        found = self.torch.cat(parts)[: len(x) - missing]
+        return found.reshape(*batch, *found.shape[1:])
+
+    def forward(self, x):
+        """The unscaled transforms of images (..., *spatial), half spectra of real ones."""
+        return self.grouped(self.group_forward, x)
+
+    def inverse(self, spectra):
+        """The images of Fourier coefficients."""
+        return self.grouped(self.group_inverse, spectra)
+
+    def group_forward(self, x, out=None):
         fft = self.torch.fft
         return (fft.rfftn if self.real else fft.fftn)(x, dim=self.axes, out=out)
 
-    def inverse(self, spectrum, out=None):
-        """The images of Fourier coefficients."""
+    def group_inverse(self, spectra, out=None):
         fft, shape = self.torch.fft, self.A.shape
-        return (fft.irfftn if self.real else fft.ifftn)(spectrum, s=shape, dim=self.axes, norm="forward", out=out)
+        return (fft.irfftn if self.real else fft.ifftn)(spectra, s=shape, dim=self.axes, norm="forward", out=out)
+
+    def _unitary(self, x, transform):
+        return self.grouped(lambda group: transform(group, dim=self.axes, norm="ortho"), x)
 
     def __call__(self, x):
         if hasattr(self.A, "psf"):
             return self.inverse(self.forward(x).mul_(self.transfer * self.scale))
-        spectrum = self.torch.fft.fftn(x, dim=self.axes, norm="ortho") * self.sampling
+        spectrum = self._unitary(x, self.torch.fft.fftn) * self.sampling
         return self.torch.fft.fftshift(spectrum, self.axes) if self.A.centred else spectrum
 
     def adjoint(self, z):
         if hasattr(self.A, "psf"):
             return self.inverse(self.forward(z).mul_(self.transfer.conj() * self.scale))
-        image = self.torch.fft.ifftn(self._unshifted(z), dim=self.axes, norm="ortho")
+        image = self._unitary(self._unshifted(z), self.torch.fft.ifftn)
         return image.real.contiguous() if self.real else image
 
     def _unshifted(self, z):
@@ -96,9 +127,12 @@ class DeviceOperator:
         return data.contiguous(), rest
 
     def square_norms(self, spectra, copies):
-        """Sums of |.|^2 an item, float64."""
-        power = (spectra.real**2 + spectra.imag**2) * copies
-        return power.double().flatten(1).sum(1)
+        """Sums of copies |.|^2 an item, float64."""
+
+        def of_group(group):
+            return ((group.real**2 + group.imag**2) * copies).double().flatten(1).sum(1)
+
+        return self.grouped(of_group, spectra)
 
 
 def device_operator(A, dtype, device):
@@ -120,7 +154,7 @@ def as_tensor(name, a, shape, kinds, device=None):
     """
     torch = require_torch("arrays on a GPU")
     try:
-        tensor = torch.as_tensor(a, device=device)
+        tensor = torch.as_tensor(a, device=device).detach()
     except (TypeError, RuntimeError) as error:
         raise TypeError(f"{name}: expected an array of numbers, got {type(a).__name__}: {error}") from None
     real, complex_ = (torch.float32, torch.float64), (torch.complex64, torch.complex128)
@@ -166,3 +200,15 @@ def like(tensor, given):
 
         return cupy.from_dlpack(tensor)
     return tensor
+
+
+def to_host(a):
+    """A NumPy array of an array in device memory, or of one that NumPy takes."""
+    return require_torch("arrays on a GPU").as_tensor(a).detach().cpu().numpy() if is_device_array(a) else a
+
+
+def from_host(a, given, device):
+    """A NumPy array as an array of the kind that was given."""
+    if not is_device_array(given):
+        return a
+    return like(require_torch("arrays on a GPU").as_tensor(a, device=device), given)
