@@ -34,9 +34,13 @@ HEADERS = [
     f"{KERNELS}/{name}"
     for name in (
         "precisions.h", "rows.h", "rows_template.h", "planes_template.h", "wavelets.h", "wavelets_template.h",
-        "balls.h", "balls_template.h", "_common.pxd",
+        "balls.h", "balls_template.h", "fourier.h", "fourier_plan.h", "fourier_target.h", "fourier_template.h",
+        "_batch.pxd", "_common.pxd", "fourier.pxd", "spectral.pxd", "tv.pxd",
     )
 ]  # fmt: skip
+FAMILIES = ["tv", "projections", "spectral", "coils", "team", "wavelets", "balls"]
+if sys.platform != "win32":  # needs the vector types of GCC and Clang; ducc0 and SciPy stand in
+    FAMILIES += ["fourier", "iterations"]
 
 setup(
     ext_modules=[
@@ -50,6 +54,6 @@ setup(
             depends=HEADERS,
             optional=not REQUIRED,
         )
-        for family in ("tv", "projections", "spectral", "coils", "team", "wavelets", "balls")
+        for family in FAMILIES
     ]
 )

@@ -85,20 +85,9 @@ def field_threshold(kernels, q, radius, isotropic, trial, sums, threads):
     """theta with |q - clip(q, theta)| = radius in the l1 (l21) norm, 0 inside the ball.
 
     ``sums`` are those of ``update_field`` for the trial threshold, so that a good trial costs no pass.
-    Newton's method on a convex piecewise linear function: exact when the active set stays the same.
     """
-    norm, above, count = sums
-    if norm <= radius:
-        return 0.0
-    size = q[0].size if isotropic else q.size
-    theta, active = (norm - radius) / size, float(size)
-    if count > 0 and (above - radius) / count > theta:
-        theta, active = (above - radius) / count, count
-    while True:
-        above, count = kernels.sum_above(q, theta, isotropic, threads=threads)
-        if count in (0, active):
-            return theta
-        following = (above - radius) / count
-        if not following > theta * (1 + 1e-12):
-            return theta
-        theta, active = following, count
+    threshold = np.array([trial], dtype=float)
+    kernels.field_threshold_batch(
+        q[None], np.array([radius], dtype=float), isotropic, threshold, np.array([sums]), threads=threads
+    )
+    return float(threshold[0])

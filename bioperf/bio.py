@@ -428,7 +428,7 @@ class _Ball:
         """TV(x), the objective, the lower bound and the KKT residual."""
         p, sparse = self.problem, self.sparse
         tv = p.kernels.field_status(self.x, self.q, self.theta, self.isotropic, threads=p.threads)[0]
-        objective = 0.5 * self.eta * distance**2
+        objective = 0.5 * self.eta * distance * distance
         p.kernels.field_divergence(self.q, self.theta, self.isotropic, 0.0, 1.0, self.rhs, threads=p.threads)
         if sparse:
             sparse.analyse(self.x)
@@ -573,7 +573,7 @@ def _slack(problem, item, penalties, sparse_model, **options):
 
         mu = l1 + l2
         tv = problem.total_variation(x, False)
-        objective = 0.5 * eta * distance**2
+        objective = 0.5 * eta * distance * distance
         kernels.gradient_adjoint(mu, ndim=d, out=rhs, threads=threads)
         if sparse:
             objective += float(np.sum(rho * np.abs(transform.forward(x)), dtype=np.float64))

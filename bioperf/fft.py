@@ -1,8 +1,9 @@
 """Fourier transforms for the solvers: one object a problem, its plans and work arrays reused.
 
-Lengths without a prime factor above 7 are transformed by the compiled kernels ("bioperf"), the fastest for every
-image of two or three axes that was tried, by a factor of 1.4 to 3.  Other lengths are ducc0's
-(``pip install bioperf[fft]``) or, where it is not installed, ``scipy.fft``'s.  pyFFTW is on request, on one thread:
+Images of two or three axes whose lengths have no prime factor above 7 are transformed by the compiled kernels
+("bioperf"): 2 to 3 times faster than ducc0 in float32 and up to 2 times in float64 where it was measured
+(``benchmarks/roofline.py``), and compiled iterations can call them.  Others are ducc0's (``pip install bioperf[fft]``)
+or, where it is not installed, ``scipy.fft``'s.  pyFFTW is on request, on one thread:
 its workers and OpenMP's wait for the same cores actively, which cost a factor of 20 where it was measured.
 With each library the result has the same bits for any number of threads: the kernels and ducc0 work on blocks of
 lines whose bits do not depend on the cut, and pyFFTW plans by estimate.

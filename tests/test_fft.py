@@ -20,7 +20,31 @@ SHAPES = [
     (4, 6, 8), (5, 3, 9), (7, 1, 11), (3, 2, 1),
 ]  # fmt: skip
 SMALL = [(300,), (60, 40), (13, 7, 5)]
-LARGE = [(352, 350), (353, 401), (1500, 83), (40, 3100), (50, 51, 52)]
+LARGE = [(352, 350), (353, 401), (375, 343), (1500, 84), (40, 3136), (50, 51, 52), (50, 54, 56)]
+
+
+def smooth(shape):
+    """Whether no prime factor is above 7, as the compiled kernels need it."""
+    return all((2 * 3 * 5 * 7) ** 12 % n == 0 for n in shape)
+
+
+def every_library_and_shape(shapes):
+    """Each library with the shapes that it takes."""
+    return pytest.mark.parametrize(
+        ("library", "shape"),
+        [
+            pytest.param(
+                name,
+                shape,
+                id=f"{name}-{shape}",
+                marks=pytest.mark.skipif(state is not True, reason=f"{name}: {state}"),
+            )
+            for name, state in fft.available_libraries().items()
+            for shape in shapes
+            if name != "bioperf" or smooth(shape)
+        ],
+    )
+
 
 every_library = pytest.mark.parametrize(
     "library",
@@ -60,8 +84,7 @@ def assert_close(actual, expected, dtype):
 
 
 @every_dtype
-@every_shape
-@every_library
+@every_library_and_shape(SHAPES)
 def test_matches_numpy(library, shape, dtype):
     x = image(shape, dtype)
     untouched = x.copy()
@@ -81,8 +104,7 @@ def test_matches_numpy(library, shape, dtype):
 
 
 @every_dtype
-@pytest.mark.parametrize("shape", SMALL + LARGE, ids=str)
-@every_library
+@every_library_and_shape([*SMALL, *LARGE])
 def test_thread_count_does_not_change_the_bits(library, shape, dtype):
     results = []
     for threads in (1, 2, 3):
@@ -139,6 +161,37 @@ def without(monkeypatch, *missing):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in missing else find(name, *rest))
 
 
+compiled = pytest.mark.skipif(
+    fft.available_libraries()["bioperf"] is not True, reason=f"bioperf: {fft.available_libraries()['bioperf']}"
+)
+
+
+@compiled
+def test_auto_takes_the_kernels_for_images_that_suit_them(monkeypatch):
+    def chosen(shape):
+        return fft.plan_fft(shape, np.float32).library
+
+    for shape in ((8, 8), (64, 49), (3, 5, 30), (256, 256)):
+        assert chosen(shape) == "bioperf"
+    # prime factors above 7, one axis, few rows, few columns
+    for shape in ((64, 62), (253, 256), (13, 16, 16), (4096,), (7, 64), (64, 7)):
+        assert chosen(shape) == ("ducc0" if importlib.util.find_spec("ducc0") else "scipy")
+    without(monkeypatch, "bioperf.kernels.fourier")
+    assert chosen((64, 64)) == chosen((64, 62))
+
+
+@compiled
+def test_the_kernels_refuse_other_lengths(automatic):
+    rough = [shape for shape in SHAPES + LARGE if not smooth(shape)]
+    assert len(rough) > 4
+    for shape in rough:
+        with pytest.raises(ValueError, match=r"'bioperf': axis .* prime factor: only 2, 3, 5 and 7 .* choose 'auto'"):
+            fft.plan_fft(shape, np.float64, library="bioperf")
+    fft.set_library("bioperf")
+    with pytest.raises(ValueError, match="axis 1 has length 13, of which 13"):
+        fft.plan_fft((16, 13), np.float32)
+
+
 def test_unknown_library(automatic):
     for choose in (fft.set_library, lambda name: fft.plan_fft((4, 4), np.float64, library=name)):
         with pytest.raises(ValueError, match=r"unknown FFT library 'fftpack'.*'auto'.*'scipy'"):
@@ -146,19 +199,27 @@ def test_unknown_library(automatic):
     assert fft.plan_fft((4, 4), np.float64).library in fft.LIBRARIES
 
 
-@pytest.mark.parametrize("name", ["pyfftw", "ducc0"])
-def test_missing_library_is_refused_by_name(monkeypatch, automatic, name):
-    without(monkeypatch, name)
-    assert f"pip install {name}" in fft.available_libraries()[name]
+@pytest.mark.parametrize(
+    ("name", "module", "remedy"),
+    [
+        ("pyfftw", "pyfftw", "not installed: pip install pyfftw"),
+        ("ducc0", "ducc0", "not installed: pip install ducc0"),
+        ("bioperf", "bioperf.kernels.fourier", "not compiled: build the package with GCC or Clang"),
+    ],
+)
+def test_missing_library_is_refused_by_name(monkeypatch, automatic, name, module, remedy):
+    without(monkeypatch, module)
+    assert remedy in fft.available_libraries()[name]
     for choose in (fft.set_library, lambda library: fft.plan_fft((4, 4), np.float64, library=library)):
-        with pytest.raises(ImportError, match=f"{name}.*pip install {name}"):
+        with pytest.raises(ImportError, match=f"{name}.*{remedy}"):
             choose(name)
 
 
 def test_scipy_stands_in_for_missing_libraries_under_auto(monkeypatch):
-    without(monkeypatch, "pyfftw", "ducc0")
+    without(monkeypatch, "pyfftw", "ducc0", "bioperf.kernels.fourier")
     assert fft.available_libraries()["scipy"] is True
-    assert fft.plan_fft((4, 4), np.float64).library == "scipy"
+    for shape in ((4, 4), (64, 64)):
+        assert fft.plan_fft(shape, np.float64).library == "scipy"
 
 
 @every_library

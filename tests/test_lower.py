@@ -444,7 +444,7 @@ BAD_NUMBERS = [
 REFUSED = [
     *((f"{name} {value}", error, name, {name: value}) for name, value, error in BAD_NUMBERS),
     ("tv_weight None", TypeError, "tv_weight", {"tv_weight": None}),
-    ("tv_weight of another batch", ValueError, "tv_weight", {"tv_weight": np.ones((3, 2))}),
+    ("tv_weight of another batch", ValueError, "tv_weight", {"y": np.stack([Y, Y]), "tv_weight": np.ones(3)}),
     *((f"{name} 0", ValueError, name, {name: 0}) for name in ("max_iter", "threads")),
     *((f"{name} negative", ValueError, name, {name: -3}) for name in ("max_iter", "threads")),
     *((f"{name} a fraction", TypeError, name, {name: 2.5}) for name in ("max_iter", "threads")),

@@ -46,6 +46,9 @@ class HostArrays:
         shape, dtype = problem.shape, problem.dtype
         self.ffts = [plan_fft(shape, dtype, threads=1, library=problem.fft.library) for _ in range(threads)]
         fft = self.ffts[0]
+        # pyFFTW's plans are for arrays of one alignment, which the items of a batch do not have.
+        pairs = [each.empty("image", "spectrum") for each in self.ffts] if fft.library == "pyfftw" else []
+        self._aligned = dict(zip(self.ffts, pairs, strict=False))
         # Whole iterations without the interpreter, where the transforms are the package's own.
         self.plan = getattr(fft, "plan", None)
         self.iterations = compiled_iterations() if self.kernels.name == "cython" and self.plan is not None else None
@@ -155,12 +158,22 @@ class HostArrays:
 
     def _forward(self, fft, images, spectra):
         for image, spectrum in zip(images, spectra, strict=True):
-            found = fft.forward(image, spectrum)
+            if self._aligned:
+                own, target = self._aligned[fft]
+                own[...] = image
+                found = fft.forward(own, target)
+            else:
+                found = fft.forward(image, spectrum)
             if found is not spectrum:
                 spectrum[...] = found
 
     def _inverse(self, fft, spectra, images):
         for spectrum, image in zip(spectra, images, strict=True):
-            found = fft.inverse(spectrum, image)
+            if self._aligned:
+                target, own = self._aligned[fft]
+                own[...] = spectrum
+                found = fft.inverse(own, target)
+            else:
+                found = fft.inverse(spectrum, image)
             if found is not image:
                 image[...] = found

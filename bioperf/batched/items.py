@@ -69,7 +69,8 @@ class Batch:
             self.advance(steps)
             done += steps
             due = alive & ((done % self.check_every == 0) | (done == self.max_iter))
-            ended = np.flatnonzero(self.check(due))
+            with np.errstate(invalid="ignore", over="ignore", divide="ignore"):  # ``record`` looks for them
+                ended = np.flatnonzero(self.check(due))
             if ended.size:
                 self._leave(ended)
         for solution, history in zip(self.solutions, self._histories(), strict=True):

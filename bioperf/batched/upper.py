@@ -139,7 +139,7 @@ class UpperBatch(Batch):
         a.run((self.active, "certificate"), self._measure, now)
         _, misfit, distance = np.sqrt(p.pixels * a.host(self.squares[now])).T
         tv, theta, shrink = a.host(self.status[now, 0]), a.host(self.theta[now]), a.host(self.shrink[now])
-        objective = 0.5 * self.eta * distance**2
+        objective = 0.5 * self.eta * distance * distance
         lower_bound, kkt = self._bound(now, theta)
         bound, epsilon, norm = self.bound[now], self.epsilon[now], self.norm[now]
         # A bound or an objective that is 0 but for rounding is compared with rounding.
