@@ -5,7 +5,7 @@ import time
 import numpy as np
 
 from ._validation import batch_of, check_numbers
-from .batched import LowerBatch, UpperBatch, UpperItem
+from .batched import LowerBatch, Queue, UpperBatch, UpperItem
 from .batched.device import DeviceBatch
 from .lower import LowerModel, without_iterating
 from .solution import Solution, stack
@@ -29,10 +29,12 @@ def lower_on_device(A, y, tv_weight, x0, device, options):
             result[k] = arrays.torch.as_tensor(items[k].x)
     rest = [k for k, item in enumerate(items) if item is None]
     if rest:
-        batch = LowerBatch(data.problem, arrays, y[rest], weights[rest], None if x0 is None else x0[rest], **options)
-        for k, item in zip(rest, batch.run(), strict=True):
+        queue = Queue(len(rest), arrays.results(len(rest)))
+        starts = None if x0 is None else x0[rest]
+        LowerBatch(data.problem, arrays, queue, y[rest], weights[rest], starts, **options).run()
+        for k, item in zip(rest, queue.solutions, strict=True):
             items[k] = item
-        result[rest] = batch.result
+        result[rest] = queue.result
     return _finished(items, batch_shape, data.result(result, batch_shape), begin)
 
 
@@ -62,11 +64,11 @@ def bio_on_device(A, y, target, tv_weight, lower, ybar, epsilon, kappa, x0, devi
     items = [
         UpperItem(*values) for values in zip(data.flat(ybar, batch_shape), images, bounds, epsilons, start, strict=True)
     ]
-    batch = UpperBatch(data.problem, data.arrays, items, **options)
-    solutions = batch.run()
-    for found, item in zip(solutions, items, strict=True):
+    queue = Queue(len(items), data.arrays.results(len(items)))
+    UpperBatch(data.problem, data.arrays, queue, items, **options).run()
+    for found, item in zip(queue.solutions, items, strict=True):
         found.details |= {"target": item.target, "total_variation_bound": item.bound, "epsilon": item.epsilon}
-    found = _finished(solutions, batch_shape, data.result(batch.result, batch_shape), begin)
+    found = _finished(queue.solutions, batch_shape, data.result(queue.result, batch_shape), begin)
     found.details["lower"] = solution
     return found
 

@@ -30,7 +30,7 @@ from ._validation import (
     check_operator,
     check_threads,
 )
-from .batched import HostArrays, Layout, UpperBatch, UpperItem
+from .batched import HostArrays, Layout, Queue, UpperBatch, UpperItem, run_batches
 from .batched.device import device_of, refuse_on_device
 from .fft import workspace
 from .lower import finished, images_like, intensity_range, problem_for, solve_lower
@@ -273,8 +273,12 @@ def solve_bio(
     plain = splitting == "ball" and not np.any(sparsity_weight)
     layout = Layout(len(items) if callback is None and learned is None else 1, A.shape, threads)
     if layout.together and plain and isinstance(problem, FourierProblem):
-        arrays = HostArrays(problem, layout.workers)
-        solutions = UpperBatch(problem, arrays, items, penalties=penalties, **options).run()
+        queue = Queue(len(items), np.empty((len(items), *A.shape), problem.dtype))
+
+        def make():
+            return UpperBatch(problem, HostArrays(problem), queue, items, penalties=penalties, **options)
+
+        solutions = run_batches(make, queue, layout)
     else:
         solve = _ball if splitting == "ball" else _slack
         options |= {"callback": callback} | ({} if learned is None else {"learned": learned})

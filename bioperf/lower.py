@@ -31,7 +31,7 @@ from ._validation import (
     check_operator,
     check_threads,
 )
-from .batched import HostArrays, Layout, LowerBatch
+from .batched import HostArrays, Layout, LowerBatch, Queue, run_batches
 from .batched.device import device_of, refuse_on_device
 from .fft import workspace
 from .operators import MultiCoilFourier
@@ -168,12 +168,15 @@ def solve_lower(
     layout = Layout(len(rest), A.shape, threads)
     plain = method == "admm" and callback is None and change_tol is None and isinstance(problem, FourierProblem)
     if layout.together and plain and not any(model.transform for model in models):
-        batch = LowerBatch(
-            problem, HostArrays(problem, layout.workers), [y[k] for k in rest],
-            np.array([models[k].tv_weight for k in rest]), None if x0 is None else [x0[k] for k in rest],
-            isotropic=bool(isotropic), tol=tol, max_iter=max_iter, penalty=penalty,
-        )  # fmt: skip
-        solutions = batch.run()
+        data, starts = [y[k] for k in rest], None if x0 is None else [x0[k] for k in rest]
+        weights = np.array([models[k].tv_weight for k in rest])
+        options = {"isotropic": bool(isotropic), "tol": tol, "max_iter": max_iter, "penalty": penalty}
+        queue = Queue(len(rest), np.empty((len(rest), *A.shape), problem.dtype))
+
+        def make():
+            return LowerBatch(problem, HostArrays(problem), queue, data, weights, starts, **options)
+
+        solutions = run_batches(make, queue, layout)
     else:
         if callback is not None:
             layout = Layout(1, A.shape, threads)

@@ -106,7 +106,7 @@ def test_neighbours_order_slots_and_threads_do_not_matter(level, threads, monkey
     A, y = scene(count=7)
     item = bioperf.batched.arrays.SLOT_IMAGES * y[0].nbytes
     reference = level(A, y[:5])
-    for memory in (item, 2 * item, 1 << 28):
+    for memory in (item, 2 * item, 1 << 23):
         monkeypatch.setattr(bioperf.batched.arrays, "MEMORY", memory)
         others = level(A, np.concatenate([y[:5], 100 * y[5:]])[:5], threads=threads)
         for k in range(5):

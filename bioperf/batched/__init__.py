@@ -6,8 +6,9 @@ bit for bit, what it computes alone.
 """
 
 from .arrays import HostArrays
+from .items import Queue, run_batches
 from .layout import Layout
 from .lower import LowerBatch
 from .upper import UpperBatch, UpperItem
 
-__all__ = ["HostArrays", "Layout", "LowerBatch", "UpperBatch", "UpperItem"]
+__all__ = ["HostArrays", "Layout", "LowerBatch", "Queue", "UpperBatch", "UpperItem", "run_batches"]

@@ -1,18 +1,16 @@
 """Where a batch's arrays are, and its transforms there."""
 
-import functools
 import importlib.util
 
 import numpy as np
 
 from .._fourier import intensity_range
 from ..fft import plan_fft, workspace
-from ..kernels import run_tasks
 
 # A slot's fields and spectra together, in images of the field's dtype (four fields of d components counted as d).
 SLOT_IMAGES = 12
-# What the slots of a batch may take together.
-MEMORY = 1 << 28
+# What the slots of a batch may take together: near the caches, but enough slots for one check to serve several.
+MEMORY, SLOTS = 1 << 23, 32
 
 
 def compiled_iterations():
@@ -25,30 +23,23 @@ def compiled_iterations():
 
 
 class HostArrays:
-    """NumPy arrays, one item a thread.
+    """NumPy arrays of one thread.
 
     Attributes
     ----------
     idle_share : float
         The share of idle slots from which the rest close up.
-
-    Parameters
-    ----------
-    problem : FourierProblem
-    threads : int
-        Over the items.
     """
 
     idle_share = 0.0
+    threads = 1
 
-    def __init__(self, problem, threads):
-        self.problem, self.kernels, self.threads = problem, problem.kernels, threads
+    def __init__(self, problem):
+        self.problem, self.kernels = problem, problem.kernels
         shape, dtype = problem.shape, problem.dtype
-        self.ffts = [plan_fft(shape, dtype, threads=1, library=problem.fft.library) for _ in range(threads)]
-        fft = self.ffts[0]
+        self.fft = fft = plan_fft(shape, dtype, threads=1, library=problem.fft.library)
         # pyFFTW's plans are for arrays of one alignment, which the items of a batch do not have.
-        pairs = [each.empty("image", "spectrum") for each in self.ffts] if fft.library == "pyfftw" else []
-        self._aligned = dict(zip(self.ffts, pairs, strict=False))
+        self._aligned = fft.empty("image", "spectrum") if fft.library == "pyfftw" else None
         # Whole iterations without the interpreter, where the transforms are the package's own.
         self.plan = getattr(fft, "plan", None)
         self.iterations = compiled_iterations() if self.kernels.name == "cython" and self.plan is not None else None
@@ -59,9 +50,9 @@ class HostArrays:
         }
 
     def capacity(self, count):
-        """Slots for a batch of that many items: as many as ``MEMORY`` holds, and one for each thread at least."""
+        """Slots for items of which there are so many."""
         item = SLOT_IMAGES * self.problem.pixels * self.problem.dtype.itemsize
-        return max(1, min(count, max(self.threads, MEMORY // item // self.threads * self.threads)))
+        return min(count, max(1, min(SLOTS, MEMORY // item)))
 
     def empty(self, count, kind):
         shape, dtype = self._kinds[kind]
@@ -95,11 +86,11 @@ class HostArrays:
 
     def coefficients(self, y):
         """The operator's Fourier coefficients of the data, and what of each item's data no image reaches."""
-        found = [self.problem.A.coefficients(item, self.ffts[0]) for item in y]
+        found = [self.problem.A.coefficients(item, self.fft) for item in y]
         return np.stack([data for data, _ in found]), np.array([rest for _, rest in found])
 
     def image_coefficients(self, images):
-        return np.stack([self.ffts[0].coefficients(image) for image in images])
+        return np.stack([self.fft.coefficients(image) for image in images])
 
     def ranges(self, images):
         return np.array([intensity_range(image) for image in images])
@@ -138,42 +129,17 @@ class HostArrays:
 
     def forward(self, images, spectra, count):
         """The transforms of the first ``count`` items; the images may be overwritten."""
-        self._share(self._forward, images[:count], spectra[:count])
+        self._each(self.fft.forward, 0, images[:count], spectra[:count])
 
     def inverse(self, spectra, images, count):
-        self._share(self._inverse, spectra[:count], images[:count])
+        self._each(self.fft.inverse, 1, spectra[:count], images[:count])
 
-    def _share(self, transform, sources, targets):
-        count = len(sources)
-        parts = min(self.threads, count)
-        cuts = [count * k // parts for k in range(parts + 1)]
-        tasks = [
-            functools.partial(transform, self.ffts[k], sources[cuts[k] : cuts[k + 1]], targets[cuts[k] : cuts[k + 1]])
-            for k in range(parts)
-        ]
-        if parts == 1:
-            tasks[0]()
-        else:
-            run_tasks(tasks)
-
-    def _forward(self, fft, images, spectra):
-        for image, spectrum in zip(images, spectra, strict=True):
+    def _each(self, transform, own, sources, targets):
+        for source, target in zip(sources, targets, strict=True):
             if self._aligned:
-                own, target = self._aligned[fft]
-                own[...] = image
-                found = fft.forward(own, target)
+                self._aligned[own][...] = source
+                found = transform(self._aligned[own], self._aligned[1 - own])
             else:
-                found = fft.forward(image, spectrum)
-            if found is not spectrum:
-                spectrum[...] = found
-
-    def _inverse(self, fft, spectra, images):
-        for spectrum, image in zip(spectra, images, strict=True):
-            if self._aligned:
-                target, own = self._aligned[fft]
-                own[...] = spectrum
-                found = fft.inverse(own, target)
-            else:
-                found = fft.inverse(spectrum, image)
-            if found is not image:
-                image[...] = found
+                found = transform(source, target)
+            if found is not target:
+                target[...] = found

@@ -1,11 +1,52 @@
 """Items of a batch in slots: each stops by its own tests, and the next one takes its place."""
 
+import threading
 import time
 
 import numpy as np
 
 from ..progress import diverged
 from ..solution import Solution
+
+
+class Queue:
+    """Items that wait to be solved, and where their results go; several threads may take from it.
+
+    Parameters
+    ----------
+    count : int
+        Items.
+    result : array, shape (count, *spatial)
+        Receives the images.
+    """
+
+    def __init__(self, count, result):
+        self.count, self.result, self.solutions = count, result, [None] * count
+        self._next, self._lock = 0, threading.Lock()
+
+    def take(self, wanted):
+        """The numbers of the next items, at most so many."""
+        with self._lock:
+            first, self._next = self._next, min(self.count, self._next + wanted)
+            return np.arange(first, self._next)
+
+    def close(self):
+        """Let nobody take further items."""
+        with self._lock:
+            self._next = self.count
+
+
+def run_batches(make, queue, layout):
+    """Solve the queue's items by a batch ``make()`` a worker of the layout; returns the Solutions."""
+
+    def work(_):
+        try:
+            make().run()
+        finally:
+            queue.close()  # it is empty, or a worker failed
+
+    layout.each(work, range(layout.workers))
+    return queue.solutions
 
 
 class Batch:
@@ -19,26 +60,23 @@ class Batch:
     ----------
     problem : FourierProblem
     arrays : HostArrays or DeviceArrays
-    count : int
-        Items.
+    queue : Queue
     max_iter, check_every : int
     """
 
     stage = "solve"
 
-    def __init__(self, problem, arrays, count, max_iter, check_every):
+    def __init__(self, problem, arrays, queue, max_iter, check_every):
         self.problem, self.arrays, self.kernels = problem, arrays, arrays.kernels
-        self.count, self.max_iter, self.check_every = count, max_iter, check_every
-        self.capacity = arrays.capacity(count)
-        self.active, self.waiting = 0, 0
+        self.queue, self.max_iter, self.check_every = queue, max_iter, check_every
+        self.capacity = arrays.capacity(queue.count)
+        self.active = 0
         self._images, self._numbers, self._rows = [], [], []
         self.item, self.done, self.alive = self.number(int), self.number(int), self.number(bool)
         self.begun = self.number()
         self.x, self.q, self.data = (self.images(kind) for kind in ("image", "field", "spectrum"))
         self.rhs = arrays.empty(self.capacity, "image")
         self.spectrum, self.kept = (arrays.empty(self.capacity, "spectrum") for _ in range(2))
-        self.result = arrays.results(count)
-        self.solutions = [None] * count
 
     def images(self, kind):
         """Every slot's image, field or spectrum."""
@@ -59,7 +97,7 @@ class Batch:
         return array
 
     def run(self):
-        """Solve every item; ``result`` has the images and ``solutions`` the rest."""
+        """Solve items until the queue is empty; its ``result`` has the images and its ``solutions`` the rest."""
         self._fill(range(self.capacity))
         while self.active:
             now = slice(self.active)
@@ -73,9 +111,12 @@ class Batch:
                 ended = np.flatnonzero(self.check(due))
             if ended.size:
                 self._leave(ended)
-        for solution, history in zip(self.solutions, self._histories(), strict=True):
-            solution.history = history
-        return self.solutions
+        for item, history in self._histories():
+            self.queue.solutions[item].history = history
+            self.complete(self.queue.solutions[item])
+
+    def complete(self, solution):
+        """What a solution takes from its history."""
 
     def record(self, due, **row):
         """Keep the numbers of a check for the history of the slots that were due."""
@@ -91,7 +132,7 @@ class Batch:
     def solution(self, slot, objective, lower_bound, infeasibility, kkt_residual, converged, status, details):
         """The result of the item in a slot, which has ended."""
         return Solution(
-            x=self.result[self.item[slot]],
+            x=self.queue.result[self.item[slot]],
             objective=objective,
             lower_bound=lower_bound,
             infeasibility=infeasibility,
@@ -106,21 +147,24 @@ class Batch:
         )
 
     def _histories(self):
-        """For each item what was recorded, by name."""
+        """(item, what was recorded of it by name) for every item."""
+        if not self._rows:
+            return
         items = np.concatenate([item for item, _ in self._rows])
         order = np.argsort(items, kind="stable")
-        ends = np.cumsum(np.bincount(items, minlength=self.count))[:-1]
-        columns = {}
-        for name in self._rows[0][1]:
-            columns[name] = np.split(np.concatenate([row[name] for _, row in self._rows])[order], ends)
-        return [{name: parts[k] for name, parts in columns.items()} for k in range(self.count)]
+        own, starts = np.unique(items[order], return_index=True)
+        columns = {
+            name: np.split(np.concatenate([row[name] for _, row in self._rows])[order], starts[1:])
+            for name in self._rows[0][1]
+        }
+        for k, item in enumerate(own):
+            yield item, {name: parts[k] for name, parts in columns.items()}
 
     def _fill(self, slots):
         """Waiting items into these slots, as many as there are."""
-        slots = list(slots)[: self.count - self.waiting]
-        if slots:
-            items = np.arange(self.waiting, self.waiting + len(slots))
-            self.waiting += len(slots)
+        items = self.queue.take(len(slots))
+        if items.size:
+            slots = list(slots)[: items.size]
             self.item[slots], self.done[slots], self.begun[slots] = items, 0, time.perf_counter()
             self.alive[slots] = True
             self.active = max(self.active, slots[-1] + 1)
@@ -128,9 +172,9 @@ class Batch:
 
     def _leave(self, ended):
         items = self.item[ended]
-        self.result[items] = self.x[ended]
+        self.queue.result[items] = self.x[ended]
         for slot, item in zip(ended, items, strict=True):
-            self.solutions[item] = self.finish(slot)
+            self.queue.solutions[item] = self.finish(slot)
         self.alive[ended] = False
         self._fill(ended)
         empty = np.flatnonzero(~self.alive[: self.active])

@@ -22,7 +22,7 @@ class LowerBatch(Batch):
 
     Parameters
     ----------
-    problem, arrays
+    problem, arrays, queue
         As for ``Batch``.
     y : sequence of an array an item
     weights : ndarray, shape (count,)
@@ -34,8 +34,8 @@ class LowerBatch(Batch):
 
     stage = "lower level"
 
-    def __init__(self, problem, arrays, y, weights, x0, *, isotropic, tol, max_iter, penalty):
-        super().__init__(problem, arrays, len(weights), max_iter, CHECK_EVERY)
+    def __init__(self, problem, arrays, queue, y, weights, x0, *, isotropic, tol, max_iter, penalty):
+        super().__init__(problem, arrays, queue, max_iter, CHECK_EVERY)
         self.y, self.weights, self.x0 = y, weights, x0
         self.isotropic, self.tol, self.fixed_penalty = isotropic, tol, penalty
         self.kkt_tol = KKT_FACTOR * np.sqrt(tol)
@@ -183,8 +183,5 @@ class LowerBatch(Batch):
             {"total_variation": tv, "penalty": float(self.penalty[slot])},
         )  # fmt: skip
 
-    def run(self):
-        solutions = super().run()
-        for solution in solutions:
-            solution.lower_bound = float(np.max(solution.history["lower_bound"]))
-        return solutions
+    def complete(self, solution):
+        solution.lower_bound = float(np.max(solution.history["lower_bound"]))

@@ -34,7 +34,7 @@ class UpperBatch(Batch):
 
     Parameters
     ----------
-    problem, arrays
+    problem, arrays, queue
         As for ``Batch``.
     items : sequence of UpperItem
     eta, isotropic, tol, max_iter, penalties
@@ -43,8 +43,8 @@ class UpperBatch(Batch):
 
     stage = "upper level (ball)"
 
-    def __init__(self, problem, arrays, items, *, eta, isotropic, tol, max_iter, penalties):
-        super().__init__(problem, arrays, len(items), max_iter, CHECK_EVERY)
+    def __init__(self, problem, arrays, queue, items, *, eta, isotropic, tol, max_iter, penalties):
+        super().__init__(problem, arrays, queue, max_iter, CHECK_EVERY)
         self.items = items
         self.eta, self.isotropic, self.tol, self.fixed_penalties = eta, isotropic, tol, penalties
         self.target, self.residual = self.images("spectrum"), self.images("spectrum")
