@@ -4,32 +4,37 @@
 >>> kernels = get_backend()                    # the fastest that is installed
 >>> p = kernels.gradient(x)                    # (..., H, W) -> (..., 2, H, W)
 
-Arrays are C-ordered float32 or float64 (complex64 or complex128 for spectra); leading axes are a batch.
+Arrays are C-ordered float32 or float64 (complex64 or complex128 for spectra); leading axes are a batch.  Those of the
+CUDA backend are in device memory (torch's tensors, CuPy's and Numba's arrays) and so are their results.
 A new backend is one module with the functions of ``_reference.py`` and one line in ``_MODULES``.
 """
 
 import functools
 import importlib
+import math
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from . import _driver
 from ._threads import available_threads, threads_for
 
 __all__ = ["Backend", "available_backends", "available_threads", "get_backend", "run_tasks", "threads_for"]
 
-# In the order of preference of "auto".
-_MODULES = {"cython": "._cython", "numba": "._numba", "reference": "._reference"}
+# In the order of preference of "auto", which takes CUDA for arrays in device memory alone.
+_MODULES = {"cython": "._cython", "numba": "._numba", "reference": "._reference", "cuda": "._cuda"}
 _REMEDY = {
     "cython": "build the package with a C compiler (pip install . ; from a checkout: pip install -e .)",
     "numba": "pip install numba",
-    "cuda": "the CUDA kernels are not part of this release",
+    "cuda": "they need an NVIDIA GPU with its driver, and pip install 'bioperf[cuda]'",
 }
 
 
 @functools.cache
 def _load(name):
     try:
+        if name == "cuda":
+            _driver.require()
         return importlib.import_module(_MODULES[name], __name__)
     except ImportError as error:
         return f"{error}; {_REMEDY[name]}"
@@ -37,9 +42,7 @@ def _load(name):
 
 def available_backends():
     """Name -> True, or the reason (str) why the backend cannot be used here."""
-    state = {name: True if not isinstance(_load(name), str) else _load(name) for name in _MODULES}
-    state["cuda"] = _REMEDY["cuda"]
-    return state
+    return {name: True if not isinstance(_load(name), str) else _load(name) for name in _MODULES}
 
 
 @functools.cache
@@ -53,20 +56,20 @@ def _backend(name):
 @functools.cache
 def _auto():
     for name in _MODULES:
-        if not isinstance(_load(name), str):
+        if name != "cuda" and not isinstance(_load(name), str):
             return _backend(name)
     raise AssertionError("the reference backend always loads")
 
 
 def get_backend(name="auto", like=None):
-    """A backend by name: "cython", "numba", "reference" or "auto" (the first of these that works).
+    """A backend by name: "cython", "numba", "reference", "cuda" or "auto" (the first of these that works).
 
     Parameters
     ----------
     name : str
         A backend asked for by name is used or refused, never replaced by another.
     like : array, optional
-        The array to be worked on; one in device memory asks "auto" for the CUDA kernels.
+        The array to be worked on: for one in device memory "auto" is "cuda", for all others never.
 
     Raises
     ------
@@ -75,14 +78,16 @@ def get_backend(name="auto", like=None):
     ValueError
         If there is no backend of that name.
     """
-    on_device = like is not None and hasattr(like, "__cuda_array_interface__")
-    if name == "cuda" or (name == "auto" and on_device):
-        raise ImportError(f"backend 'cuda' is not available: {_REMEDY['cuda']}")
     if name == "auto":
-        return _auto()
+        return _backend("cuda") if _on_device(like) else _auto()
     if name not in _MODULES:
-        raise ValueError(f"unknown backend {name!r}; choose from {['auto', *_MODULES, 'cuda']}")
+        raise ValueError(f"unknown backend {name!r}; choose from {['auto', *_MODULES]}")
     return _backend(name)
+
+
+def _on_device(a):
+    # A tensor that requires a gradient raises where it is asked for the interface.
+    return a is not None and (getattr(a, "is_cuda", False) or hasattr(a, "__cuda_array_interface__"))
 
 
 def run_tasks(tasks):
@@ -109,33 +114,50 @@ _WANTED = {
 }
 
 
-def _array(name, a, kinds="f"):
-    a = np.asarray(a)
-    if a.dtype.kind not in kinds or a.dtype.itemsize // (2 if a.dtype.kind == "c" else 1) not in (4, 8):
-        raise TypeError(f"{name}: expected {_WANTED[kinds]}, got {a.dtype}")
-    if a.size == 0:
-        raise ValueError(f"{name}: empty array of shape {a.shape}")
-    return np.asarray(a, a.dtype.newbyteorder("="), order="C")
+class HostArrays:
+    """What the checked entry points do with NumPy arrays; the CUDA backend has its own for device arrays."""
 
+    @staticmethod
+    def read(name, a):
+        return np.asarray(a)
 
-def _output(out, shape, dtype):
-    if out is None:
+    @staticmethod
+    def dtype(a):
+        return a.dtype
+
+    @staticmethod
+    def contiguous(name, a):
+        return np.asarray(a, a.dtype.newbyteorder("="), order="C")
+
+    @staticmethod
+    def cast(name, a, dtype):
+        return np.asarray(a, dtype)
+
+    @staticmethod
+    def empty(shape, dtype, like):
         return np.empty(shape, dtype)
-    if not isinstance(out, np.ndarray) or out.shape != shape or out.dtype != dtype:
-        raise ValueError(f"out: expected an array of shape {shape} and dtype {dtype}, got {_describe(out)}")
-    if not out.flags.c_contiguous or not out.flags.writeable:
-        raise ValueError("out: expected a writable C-contiguous array")
-    return out
+
+    @staticmethod
+    def is_output(out, like):
+        return isinstance(out, np.ndarray)
+
+    @staticmethod
+    def writable(out):
+        return out.flags.c_contiguous and out.flags.writeable
+
+    @staticmethod
+    def overlap(a, b):
+        return np.may_share_memory(a, b)
 
 
 def _describe(a):
-    return f"shape {a.shape} and dtype {a.dtype}" if isinstance(a, np.ndarray) else type(a).__name__
+    return f"shape {tuple(a.shape)} and dtype {a.dtype}" if hasattr(a, "dtype") else type(a).__name__
 
 
 def _radius(radius, shape, axes_needed):
     radius = np.array(radius, dtype=np.float64, order="C")
-    if shape[: radius.ndim] != radius.shape or len(shape) - radius.ndim < axes_needed:
-        raise ValueError(f"radius: shape {radius.shape} does not match the leading axes of {shape}")
+    if tuple(shape[: radius.ndim]) != radius.shape or len(shape) - radius.ndim < axes_needed:
+        raise ValueError(f"radius: shape {radius.shape} does not match the leading axes of {tuple(shape)}")
     if not np.all(radius >= 0):
         raise ValueError("radius: must be >= 0 and not NaN")
     return radius
@@ -151,6 +173,7 @@ class Backend:
     def __init__(self, module):
         self.name = module.NAME
         self.module = module
+        self._arrays = getattr(module, "arrays", HostArrays)
         for fused in (
             "update_field", "sum_above", "field_divergence", "update_field_divergence", "field_status",
             "lower_spectrum", "lower_kkt", "upper_spectrum", "upper_dual", "slack_update",
@@ -159,11 +182,35 @@ class Backend:
             "update_coefficients", "coefficient_status", "clip_coefficients",
             "update_fields", "field_divergences", "measure_coefficients", "reflect_coefficients", "ball_thresholds",
             "spectrum_step", "data_step", "coupled_multipliers",
+            "update_field_batch", "update_field_divergence_batch", "field_divergence_batch", "field_status_batch",
+            "field_threshold_batch", "lower_spectrum_batch", "lower_kkt_batch", "upper_spectrum_batch",
+            "upper_dual_batch",
         ):  # fmt: skip
             setattr(self, fused, getattr(module, fused))
 
     def __repr__(self):
         return f"<bioperf backend {self.name!r}>"
+
+    def _array(self, name, a, kinds="f"):
+        """The argument as a C-contiguous array of a dtype that the loops know, copied only if it is not one."""
+        a = self._arrays.read(name, a)
+        dtype = self._arrays.dtype(a)
+        if dtype.kind not in kinds or dtype.itemsize // (2 if dtype.kind == "c" else 1) not in (4, 8):
+            raise TypeError(f"{name}: expected {_WANTED[kinds]}, got {dtype}")
+        if math.prod(a.shape) == 0:
+            raise ValueError(f"{name}: empty array of shape {tuple(a.shape)}")
+        return self._arrays.contiguous(name, a)
+
+    def _output(self, out, shape, like):
+        dtype = self._arrays.dtype(like)
+        if out is None:
+            return self._arrays.empty(shape, dtype, like)
+        found = self._arrays.is_output(out, like)
+        if not found or tuple(out.shape) != shape or self._arrays.dtype(out) != dtype:
+            raise ValueError(f"out: expected an array of shape {shape} and dtype {dtype}, got {_describe(out)}")
+        if not self._arrays.writable(out):
+            raise ValueError("out: expected a writable C-contiguous array")
+        return out
 
     def gradient(self, x, *, ndim=2, out=None, threads=None):
         """Periodic forward differences along the last ``ndim`` axes.
@@ -171,20 +218,20 @@ class Backend:
         x : (..., *spatial), real or complex -> (..., ndim, *spatial); component k is ``x[i+1] - x[i]`` along
         spatial axis k.
         """
-        x = _array("x", x, "fc")
-        _check_ndim(x.ndim, ndim)
-        out = _output(out, (*x.shape[:-ndim], ndim, *x.shape[-ndim:]), x.dtype)
-        self.module.gradient(x, ndim, out, _thread_count(threads, x.size))
+        x = self._array("x", x, "fc")
+        _check_ndim(len(x.shape), ndim)
+        out = self._output(out, (*x.shape[:-ndim], ndim, *x.shape[-ndim:]), x)
+        self.module.gradient(x, ndim, out, _thread_count(threads, x))
         return out
 
     def gradient_adjoint(self, p, *, ndim=2, out=None, threads=None):
         """The adjoint of ``gradient`` (minus the divergence): (..., ndim, *spatial) -> (..., *spatial)."""
-        p = _array("p", p, "fc")
-        _check_ndim(p.ndim - 1, ndim)
+        p = self._array("p", p, "fc")
+        _check_ndim(len(p.shape) - 1, ndim)
         if p.shape[-ndim - 1] != ndim:
-            raise ValueError(f"p: axis {-ndim - 1} must hold {ndim} components, got shape {p.shape}")
-        out = _output(out, (*p.shape[: -ndim - 1], *p.shape[-ndim:]), p.dtype)
-        self.module.gradient_adjoint(p, ndim, out, _thread_count(threads, p.size))
+            raise ValueError(f"p: axis {-ndim - 1} must hold {ndim} components, got shape {tuple(p.shape)}")
+        out = self._output(out, (*p.shape[: -ndim - 1], *p.shape[-ndim:]), p)
+        self.module.gradient_adjoint(p, ndim, out, _thread_count(threads, p))
         return out
 
     def soft_threshold(self, x, threshold, *, out=None, threads=None):
@@ -204,20 +251,18 @@ class Backend:
         return self._map(self.module.project_box, x, (float(lower), float(upper)), out, threads)
 
     def _map(self, function, x, arguments, out, threads):
-        x = _array("x", x)
-        out = _output(out, x.shape, x.dtype)
-        function(x, *arguments, out, _thread_count(threads, x.size))
+        x = self._array("x", x)
+        out = self._output(out, tuple(x.shape), x)
+        function(x, *arguments, out, _thread_count(threads, x))
         return out
 
     def project_l2_ball(self, x, radius, *, out=None, threads=None):
         """Nearest point with l2 norm at most ``radius``; a radius of shape (B,) projects B items apart."""
-        x = _array("x", x)
+        x = self._array("x", x)
         radius = _radius(radius, x.shape, 0)
-        out = _output(out, x.shape, x.dtype)
-        items = (radius.size, -1)
-        self.module.project_l2_ball(
-            x.reshape(items), radius.reshape(-1), out.reshape(items), _thread_count(threads, x.size)
-        )
+        out = self._output(out, tuple(x.shape), x)
+        items = _items(x.shape, radius)
+        self.module.project_l2_ball(x.reshape(items), radius.reshape(-1), out.reshape(items), _thread_count(threads, x))
         return out
 
     def project_l1_ball(self, x, radius, *, threshold=None, out=None, threads=None):
@@ -226,21 +271,23 @@ class Backend:
         A radius of shape (B, ...) projects each item of the leading axes apart.  ``threshold`` (float64,
         the radius' shape, or None) starts the search and receives the thresholds found (0: inside).
         """
-        x = _array("x", x)
+        x = self._array("x", x)
         radius = _radius(radius, x.shape, 0)
-        return self._project_ball(self.module.project_l1_ball, x, (radius.size, -1), radius, threshold, out, threads)
+        return self._project_ball(
+            self.module.project_l1_ball, x, _items(x.shape, radius), radius, threshold, out, threads
+        )
 
     def project_l21_ball(self, x, radius, *, threshold=None, out=None, threads=None):
         """Nearest field with ``sum over pixels of the l2 norm over the components <= radius``.
 
         x : (*radius.shape, d, *spatial), d = 1, 2 or 3; otherwise as ``project_l1_ball``.
         """
-        x = _array("x", x)
+        x = self._array("x", x)
         radius = _radius(radius, x.shape, 1)
         components = x.shape[radius.ndim]
         if not 1 <= components <= 3:
-            raise ValueError(f"x: axis {radius.ndim} must hold 1, 2 or 3 components, got shape {x.shape}")
-        items = (radius.size, components, -1)
+            raise ValueError(f"x: axis {radius.ndim} must hold 1, 2 or 3 components, got shape {tuple(x.shape)}")
+        items = _items(x.shape, radius, components)
         return self._project_ball(self.module.project_l21_ball, x, items, radius, threshold, out, threads)
 
     def _project_ball(self, function, x, items, radius, threshold, out, threads):
@@ -248,9 +295,9 @@ class Backend:
             threshold = np.zeros(radius.shape)
         elif not isinstance(threshold, np.ndarray) or threshold.dtype != np.float64 or threshold.shape != radius.shape:
             raise ValueError(f"threshold: expected a float64 array of shape {radius.shape}, got {_describe(threshold)}")
-        out = _output(out, x.shape, x.dtype)
+        out = self._output(out, tuple(x.shape), x)
         found = np.array(threshold).reshape(-1)
-        function(x.reshape(items), radius.reshape(-1), found, out.reshape(items), _thread_count(threads, x.size))
+        function(x.reshape(items), radius.reshape(-1), found, out.reshape(items), _thread_count(threads, x))
         threshold[...] = found.reshape(radius.shape)
         return out
 
@@ -262,15 +309,16 @@ class Backend:
 
     def spectral_divide(self, numerator, denominator, *, out=None, threads=None):
         """``numerator / denominator``: a complex spectrum by a real, positive one of the same shape."""
-        numerator = _array("numerator", numerator, "c")
-        denominator = np.asarray(denominator)
-        if denominator.dtype.kind not in "fiu":
+        numerator = self._array("numerator", numerator, "c")
+        denominator = self._arrays.read("denominator", denominator)
+        if self._arrays.dtype(denominator).kind not in "fiu":
             raise TypeError(f"denominator: expected a real array, got dtype {denominator.dtype}")
-        denominator = np.ascontiguousarray(denominator, dtype=numerator.real.dtype)
         if denominator.shape != numerator.shape:
-            raise ValueError(f"denominator: expected shape {numerator.shape}, got {denominator.shape}")
-        out = _output(out, numerator.shape, numerator.dtype)
-        self.module.spectral_divide(numerator, denominator, out, _thread_count(threads, numerator.size))
+            raise ValueError(f"denominator: expected shape {tuple(numerator.shape)}, got {tuple(denominator.shape)}")
+        real = np.empty(0, self._arrays.dtype(numerator)).real.dtype
+        denominator = self._arrays.contiguous("denominator", self._arrays.cast("denominator", denominator, real))
+        out = self._output(out, tuple(numerator.shape), numerator)
+        self.module.spectral_divide(numerator, denominator, out, _thread_count(threads, numerator))
         return out
 
     # --- wavelets ---------------------------------------------------------------------------
@@ -288,19 +336,19 @@ class Backend:
         return self._haar(self.module.haar_inverse, "c", c, level, ndim, out, threads)
 
     def _haar(self, function, name, x, level, ndim, out, threads):
-        x = _array(name, x, "fc")
-        _check_ndim(x.ndim, ndim)
+        x = self._array(name, x, "fc")
+        _check_ndim(len(x.shape), ndim)
         if isinstance(level, bool) or not isinstance(level, int) or not 1 <= level < 63:
             raise ValueError(f"level: expected an integer >= 1, got {level!r}")
-        if any(n % (1 << level) for n in x.shape[x.ndim - ndim :]):
+        if any(n % (1 << level) for n in x.shape[-ndim:]):
             raise ValueError(
-                f"{name}: level {level} needs spatial sizes divisible by {1 << level}, got {x.shape[x.ndim - ndim :]}; "
+                f"{name}: level {level} needs spatial sizes divisible by {1 << level}, got {tuple(x.shape[-ndim:])}; "
                 f"crop or pad the array, or use fewer levels"
             )
-        out = _output(out, x.shape, x.dtype)
-        if np.may_share_memory(x, out):
+        out = self._output(out, tuple(x.shape), x)
+        if self._arrays.overlap(x, out):
             raise ValueError(f"out: must not overlap {name}, which is still read while out is written")
-        function(x, level, ndim, out, _thread_count(threads, x.size))
+        function(x, level, ndim, out, _thread_count(threads, x))
         return out
 
 
@@ -309,9 +357,14 @@ def _check_ndim(available, ndim):
         raise ValueError(f"ndim: expected 1, 2 or 3 spatial axes and at least that many in the array, got {ndim}")
 
 
-def _thread_count(threads, elements):
+def _items(shape, radius, *components):
+    """The shape (items, *components, n) of an array of which each item has a radius."""
+    return radius.size, *components, math.prod(shape[radius.ndim + len(components) :])
+
+
+def _thread_count(threads, a):
     if threads is None:
-        return threads_for(elements)
+        return threads_for(math.prod(a.shape))
     if not isinstance(threads, int) or threads < 1:
         raise ValueError(f"threads: expected an integer >= 1 or None, got {threads!r}")
     return threads

@@ -1,4 +1,7 @@
-"""``--backend NAME`` restricts the kernel tests; BIOPERF_REQUIRE_COMPILED=1 refuses to run without compiled kernels."""
+"""``--backend NAME`` restricts the kernel tests; BIOPERF_REQUIRE_COMPILED=1 refuses to run without compiled kernels.
+
+Where no GPU can be used Numba's simulator stands for it; it must be chosen before Numba is imported.
+"""
 
 import os
 
@@ -6,6 +9,10 @@ import hypothesis
 import pytest
 
 from bioperf.kernels import available_backends, get_backend
+from bioperf.kernels._driver import missing_gpu
+
+if missing_gpu():
+    os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "1")
 
 # Compiling at run time makes the first example slow; the examples are the same in every run.
 hypothesis.settings.register_profile("bioperf", deadline=None, derandomize=True, max_examples=60)
@@ -13,6 +20,7 @@ hypothesis.settings.load_profile("bioperf")
 
 
 def pytest_addoption(parser):
+    parser.addoption("--registers", metavar="FILE", help="write a table of the CUDA kernels' registers into FILE")
     parser.addoption("--backend", metavar="NAME", help="test the kernels of this backend only (default: all here)")
 
 
@@ -34,9 +42,11 @@ def pytest_report_header(config):
 
 
 def pytest_generate_tests(metafunc):
-    if "kernels" in metafunc.fixturenames:
+    if "kernels" in metafunc.fixturenames and not metafunc.module.__name__.startswith("test_cuda_"):
         chosen = metafunc.config.getoption("--backend")
         names = [chosen] if chosen else [name for name, state in available_backends().items() if state is True]
+        # The CUDA kernels take device arrays: test_cuda_*.py have a fixture that gives them some.
+        names = [name for name in names if name != "cuda"]
         metafunc.parametrize("kernels", names, indirect=True, scope="session")
 
 
