@@ -1,5 +1,6 @@
 """What both levels share where A^T A is diagonal in the Fourier basis: the operator, its spectra and the x-updates."""
 
+import importlib.util
 import math
 
 import numpy as np
@@ -16,6 +17,19 @@ def intensity_range(image):
     if image.dtype.kind == "c":
         return float(np.abs(image).max()) or 1.0
     return float(image.max()) - float(image.min()) or 1.0
+
+
+def compiled_iterations(kernels, fft):
+    """The plan and the module of whole iterations without the interpreter, on one thread; or twice None.
+
+    They need the compiled kernels and the package's own transforms.
+    """
+    plan = getattr(fft, "plan", None)
+    if plan is None or kernels.name != "cython" or importlib.util.find_spec("bioperf.kernels.iterations") is None:
+        return None, None
+    from .kernels import iterations
+
+    return plan, iterations
 
 
 class Problem:
@@ -38,6 +52,9 @@ class Problem:
         self.laplacian = tuple(axis / self.real_dtype.type(self.scale) for axis in self.fft.laplacian())
         self.copies = self.fft.copies()
         self.field_shape = (len(A.shape), *A.shape)
+        self.plan, self.iterations = None, None
+        if self.threads == 1:
+            self.plan, self.iterations = compiled_iterations(self.kernels, self.fft)
         # What rounding alone can make of a residual, relative to the terms that cancel in it.
         self.rounding = 2 * float(np.finfo(self.dtype).eps)
 
@@ -106,6 +123,16 @@ class LowerData:
         if keep:
             self.kept[...] = spectrum
         return p.fft.inverse(spectrum, x), square
+
+    def iterate(self, x, q, rhs, relaxation, theta, new_theta, penalty, isotropic, steps):
+        """Several iterations of ``solve_lower`` by one compiled call; |A x - y|^2 as of ``step``."""
+        p, square = self.problem, np.zeros(1)
+        p.iterations.lower_iterations(
+            p.plan, x[None], q[None], rhs[None], self.spectrum[None], self.kept[None], self.data[None], p.transfer,
+            p.laplacian, p.copies, relaxation, np.array([theta]), np.array([new_theta]), np.array([penalty * p.scale]),
+            isotropic, square, steps,
+        )  # fmt: skip
+        return p.pixels * float(square[0])
 
     def kkt(self, dual, penalty):
         """|A^T(A x - y) + penalty dual| at the kept x, and |penalty dual|; dual is overwritten."""
@@ -181,6 +208,20 @@ class UpperData(DataBall):
         if keep:
             self.kept = spectrum.copy()
         return p.fft.inverse(spectrum, x), distance, misfit
+
+    def iterate(self, x, q, rhs, bound, relaxation, theta, field_penalty, data_penalty, isotropic, steps):
+        """Several iterations of splitting "ball" by one compiled call; theta, |x - D| and |A x - ybar|."""
+        p, sums, theta, shrink = self.problem, np.zeros((1, 3)), np.array([theta]), np.array([self.shrink])
+        self.kept = np.empty_like(self.spectrum)
+        p.iterations.upper_iterations(
+            p.plan, x[None], q[None], rhs[None], self.spectrum[None], self.kept[None], self.target[None],
+            self.data[None], self.residual[None], p.transfer, p.laplacian, p.copies, self.eta, np.array([self.eta]),
+            np.array([field_penalty * p.scale]), np.array([data_penalty]), relaxation, shrink, theta,
+            np.array([bound]), np.array([self.epsilon]), isotropic, sums, steps,
+        )  # fmt: skip
+        self.shrink = float(shrink[0])
+        _, misfit, distance = (math.sqrt(p.pixels * float(square)) for square in sums[0])
+        return float(theta[0]), distance, misfit
 
     def bound(self, dual, field_weight, data_penalty):
         """The certificate of mathematics.md 6 at q = field_weight dual + A^T nu, and the KKT residual.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ._fourier import RELAXATION, FourierProblem
+from ._fourier import RELAXATION, FourierProblem, UpperData
 from ._safeguard import LearnedIterations, LearnedProblem, check_learned
 from ._sparse import SparseTerm, resolve_transform
 from ._upper import (
@@ -428,6 +428,18 @@ class _Ball:
         self.split()
         return self.image(keep)
 
+    @property
+    def compiled(self):
+        """Whether ``iterate`` can be used."""
+        return self.problem.iterations and not self.sparse and isinstance(self.data, UpperData)
+
+    def iterate(self, steps):
+        """``steps`` times ``step`` by one compiled call, the last one kept for the certificate."""
+        self.theta, distance, misfit = self.data.iterate(
+            self.x, self.q, self.rhs, self.bound, self.relaxation, self.theta, *self.penalties, self.isotropic, steps
+        )
+        return distance, misfit
+
     def certificate(self, distance):
         """TV(x), the objective, the lower bound and the KKT residual."""
         p, sparse = self.problem, self.sparse
@@ -490,18 +502,22 @@ def _ball(problem, item, penalties, sparse_model, learned=None, **options):
         learned = LearnedIterations(ball, learned, given, tune=automatic)
         step, first_balance = learned.step, learned.stages
 
-    for done in range(1, max_iter + 1):
-        check = done % CHECK_EVERY == 0 or done == max_iter
-        distance, misfit = step(check)
-        if not check:
-            continue
+    done = 0
+    while True:
+        steps = min(CHECK_EVERY - done % CHECK_EVERY, max_iter - done)
+        if learned is None and ball.compiled:
+            distance, misfit = ball.iterate(steps)
+        else:
+            for k in range(steps):
+                distance, misfit = step(k == steps - 1)
+        done += steps
 
         tv, objective, lower_bound, kkt = ball.certificate(distance)
         converged, stopped = upper.check(
             done, ball.x, tv, objective, lower_bound, misfit,
             kkt_residual=kkt, field_penalty=ball.field_penalty, data_penalty=ball.data_penalty,
         )  # fmt: skip
-        if converged or stopped:
+        if converged or stopped or done == max_iter:
             break
         due = done in BALANCE_AT and done > first_balance
         if automatic and data.balanced and due and abs(upper.gap) > upper.tol:

@@ -353,7 +353,9 @@ def _admm(problem, y, model, tol, max_iter, x0, spread, penalty, change_tol, cal
         clipped = penalty * _clipped(q, theta, isotropic)
         return _largest_gradient(problem, fft.coefficients(vector), isotropic, clipped) / gamma
 
-    for done in range(max_iter + 1):
+    compiled = problem.iterations and sparse is None and previous is None
+    done = 0
+    while True:
         check = done > 0 and (done % CHECK_EVERY == 0 or done == max_iter)
         if sparse and done > 0:
             sparse.analyse(x)
@@ -392,6 +394,12 @@ def _admm(problem, y, model, tol, max_iter, x0, spread, penalty, change_tol, cal
             previous[...] = x
 
         new_theta = gamma / penalty
+        if compiled and not (check and balance):
+            steps = min(CHECK_EVERY - done % CHECK_EVERY, max_iter - done)
+            residual_square = data.iterate(x, q, rhs, RELAXATION, theta, new_theta, penalty, isotropic, steps)
+            theta = new_theta
+            done += steps
+            continue
         kernels.update_field_divergence(x, q, RELAXATION, theta, new_theta, isotropic, rhs, threads=threads)
         theta = new_theta
         if sparse:
@@ -410,7 +418,8 @@ def _admm(problem, y, model, tol, max_iter, x0, spread, penalty, change_tol, cal
                 if sparse:
                     sparse.rescale(1 / factor)
                     sparse.add_split(rhs, sparse.penalty / penalty)
-        keep = (done + 1) % CHECK_EVERY == 0 or done + 1 == max_iter
+        done += 1
+        keep = done % CHECK_EVERY == 0 or done == max_iter
         x, residual_square = data.step(rhs, x, penalty, sparse.penalty if sparse else 0.0, keep)
 
     history = record.history()

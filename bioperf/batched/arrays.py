@@ -1,25 +1,15 @@
 """Where a batch's arrays are, and its transforms there."""
 
-import importlib.util
 
 import numpy as np
 
-from .._fourier import intensity_range
+from .._fourier import compiled_iterations, intensity_range
 from ..fft import plan_fft, workspace
 
 # A slot's fields and spectra together, in images of the field's dtype (four fields of d components counted as d).
 SLOT_IMAGES = 12
 # What the slots of a batch may take together: near the caches, but enough slots for one check to serve several.
 MEMORY, SLOTS = 1 << 23, 32
-
-
-def compiled_iterations():
-    """The module of whole compiled iterations, or None where it was not built."""
-    if importlib.util.find_spec("bioperf.kernels.iterations") is None:
-        return None
-    from ..kernels import iterations
-
-    return iterations
 
 
 class HostArrays:
@@ -40,9 +30,7 @@ class HostArrays:
         self.fft = fft = plan_fft(shape, dtype, threads=1, library=problem.fft.library)
         # pyFFTW's plans are for arrays of one alignment, which the items of a batch do not have.
         self._aligned = fft.empty("image", "spectrum") if fft.library == "pyfftw" else None
-        # Whole iterations without the interpreter, where the transforms are the package's own.
-        self.plan = getattr(fft, "plan", None)
-        self.iterations = compiled_iterations() if self.kernels.name == "cython" and self.plan is not None else None
+        self.plan, self.iterations = compiled_iterations(self.kernels, fft)
         self._kinds = {
             "image": (shape, dtype),
             "field": (problem.field_shape, dtype),
