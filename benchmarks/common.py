@@ -1,22 +1,48 @@
-"""Deterministic problems from NumPy alone, rotating data sets and pinned threads."""
+"""What the suite's classes share: backends, pinned threads, one preparation a process; problems from NumPy alone."""
 
+import contextlib
 import itertools
+import math
 import os
+import sys
+import time
 
 import numpy as np
+
+# Every class has the same ones, whatever is installed.
+BACKENDS = ["cython", "numba", "reference", "cuda"]
+THREADS = 1
 
 NOISE = 0.01
 TV_WEIGHT = 1.2e-3
 # For k-space, of a sample, and the lower level of it.
 KSPACE_NOISE, KSPACE_WEIGHT = 0.005, 1e-3
-# Together larger than a second-level cache: one set used again and again flatters a kernel.
-ROTATION_BYTES = 16 << 20
+# Together larger than a core's second-level cache, and a GPU's: one set used again and again flatters a kernel.
+ROTATION_BYTES, DEVICE_ROTATION_BYTES = 16 << 20, 128 << 20
 
 
 def pin_threads(threads):
     """Hold OpenMP and Numba in this process to that many threads; call it before they start."""
-    for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(threads)
+
+
+class Prepared:
+    """A class of the suite whose parameters begin with backend and threads, and whose data are made once a process.
+
+    asv calls ``setup`` before every timed call, on the same object.
+    """
+
+    timeout = 600
+    # Twice a few calls, each timed by itself: the least number, the most, and seconds.
+    rounds, number, repeat, warmup_time = 2, 1, (3, 10, 2.0), 0.0
+    prepared = None
+
+    def setup(self, *parameters):
+        if self.prepared != parameters:
+            pin_threads(parameters[1])
+            self.prepare(*parameters)
+            self.prepared = parameters
 
 
 def backend_or_skip(name):
@@ -24,17 +50,97 @@ def backend_or_skip(name):
     from bioperf.kernels import get_backend
 
     try:
-        return get_backend(name)
+        kernels = get_backend(name)
+        if name == "cuda":
+            import torch  # its tensors are the device arrays
     except ImportError as error:
         raise NotImplementedError(str(error)) from error
+    if name == "cuda" and not torch.cuda.is_available():
+        raise NotImplementedError("no CUDA device")
+    return kernels
 
 
-def rotating(make, at_least=2, at_most=64):
-    """An endless cycle over data sets ``make(0), make(1), ...`` (tuples of arrays), ``ROTATION_BYTES`` together."""
+def use_backend(name):
+    """Make the solvers of this process take that backend: they take the first that loads, those before it are hidden.
+
+    To be called before any kernel is loaded.  "cuda" needs the solvers' data on the device instead (``on_device``).
+    """
+    before = {"cython": [], "numba": ["_cython"], "reference": ["_cython", "_numba"], "cuda": []}[name]
+    for module in (f"bioperf.kernels.{module}" for module in before):
+        if sys.modules.get(module):
+            raise RuntimeError(f"{module} is loaded already")
+        sys.modules[module] = None
+    backend_or_skip(name)
+
+
+@contextlib.contextmanager
+def skipping_refusals(backend):
+    """What the solvers refuse on a GPU is n/a, no failure."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if backend == "cuda" and any(word in str(error) for word in ("GPU", "cuda")):
+            raise NotImplementedError(str(error)) from error
+        raise
+
+
+def require_ran(backend, solution):
+    if solution.backend != backend:
+        raise NotImplementedError(f"the solver ran on the backend {solution.backend!r}")
+
+
+def on_device(backend, values):
+    """The arrays among the values as CUDA tensors for "cuda", unchanged for the others; numbers stay on the host."""
+    if backend != "cuda":
+        return values
+    import torch
+
+    return tuple(
+        on_device(backend, value) if isinstance(value, tuple)
+        else torch.from_numpy(value).cuda() if isinstance(value, np.ndarray) and value.ndim
+        else value
+        for value in values
+    )  # fmt: skip
+
+
+def on_host(x):
+    return x.cpu().numpy() if hasattr(x, "cpu") else x
+
+
+def synchroniser(backend):
+    """What a timed call ends with: the wait for the device, nothing on the host."""
+    if backend != "cuda":
+        return lambda: None
+    import torch
+
+    return torch.cuda.synchronize
+
+
+def fastest(call, times=3):
+    """Seconds of the fastest of so many calls."""
+    seconds = []
+    for _ in range(times):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def rotating(make, at_least=2, at_most=64, together=ROTATION_BYTES):
+    """An endless cycle over data sets ``make(0), make(1), ...`` (tuples of arrays), so many bytes together."""
     first = make(0)
-    size = sum(a.nbytes for a in first if isinstance(a, np.ndarray))
-    count = max(at_least, min(at_most, ROTATION_BYTES // max(size, 1)))
+    size = sum(getattr(a, "nbytes", 0) for a in first)
+    count = max(at_least, min(at_most, together // max(size, 1)))
     return itertools.cycle([first, *(make(k) for k in range(1, count))])
+
+
+def noise(seed, shape, dtype):
+    """Standard normal values, real or complex; large arrays repeat a block, since drawing them would take seconds."""
+    dtype = np.dtype(dtype)
+    real = np.empty(0, dtype).real.dtype
+    block = min(math.prod(shape), 262_139)  # a prime: no row repeats the one above it
+    rng = np.random.default_rng([seed, *shape])
+    return np.resize(rng.standard_normal(block * (dtype.itemsize // real.itemsize), real).view(dtype), shape)
 
 
 def image(size):

@@ -1,38 +1,66 @@
-"""The solvers on synthetic problems, deblurring and k-space: time, memory, iterations, gap and PSNR side by side."""
+"""The solvers and the one-call functions on synthetic problems: time, memory, iterations, gap and PSNR side by side.
+
+``track_gap`` is the certified, relative distance of the objective to its lower bound.
+"""
 
 import importlib.util
 
 import numpy as np
 
-from .common import KSPACE_WEIGHT, NOISE, TV_WEIGHT, image, kspace, phased, pin_threads, problem
+from .common import (
+    BACKENDS,
+    KSPACE_WEIGHT,
+    NOISE,
+    THREADS,
+    TV_WEIGHT,
+    Prepared,
+    image,
+    kspace,
+    on_device,
+    on_host,
+    phased,
+    pin_threads,
+    problem,
+    require_ran,
+    skipping_refusals,
+    synchroniser,
+    use_backend,
+)
 
-THREADS = 1
 pin_threads(THREADS)
 
 
-class _Solver:
-    """``make`` the data, ``solve`` the problem; one thread."""
+class _Solver(Prepared):
+    """``make`` the data, ``solve`` the problem on one thread."""
 
-    params = ([256],)
-    param_names = ("size",)
-    timeout = 300
+    params = (BACKENDS, [THREADS], [256])
+    param_names = ("backend", "threads", "size")
 
-    def setup(self, size, *choice):
-        self.make(size, *choice)
-        self.solution = self.solve(*choice)
+    def prepare(self, backend, threads, size, *choice):
+        use_backend(backend)
+        self.backend, self.threads, self.synchronise = backend, threads, synchroniser(backend)
+        with skipping_refusals(backend):
+            self.make(size, *choice)
+            self.solution = self.solve(*choice)
+        require_ran(backend, self.solution)
 
-    def time_solve(self, size, *choice):
+    def on_device(self, array):
+        return on_device(self.backend, (array,))[0]
+
+    def time_solve(self, backend, threads, size, *choice):
         self.solve(*choice)
+        self.synchronise()
 
-    def peakmem_solve(self, size, *choice):
+    def peakmem_solve(self, backend, threads, size, *choice):
         self.solve(*choice)
+        self.synchronise()
 
-    def track_iterations(self, size, *choice):
+    def track_iterations(self, *parameters):
         return int(self.solution.iterations)
 
     track_iterations.unit = "iterations"
 
-    def track_gap(self, size, *choice):
+    def track_gap(self, *parameters):
         return float(self.solution.gap)
 
     track_gap.unit = "relative"
@@ -41,10 +69,10 @@ class _Solver:
 class _Image(_Solver):
     """Scored against the truth, complex images by their magnitude."""
 
-    def track_psnr(self, size, *choice):
+    def track_psnr(self, *parameters):
         from bioperf import psnr
 
-        return psnr(np.abs(self.solution.x), np.abs(self.truth))
+        return psnr(np.abs(on_host(self.solution.x)), np.abs(self.truth))
 
     track_psnr.unit = "dB"
 
@@ -55,72 +83,71 @@ class _Blurred(_Image):
     def make(self, size, *choice):
         from bioperf import Blur
 
-        self.truth, self.y, self.psf = problem(size)
-        self.A = Blur(self.psf, self.y.shape)
-        self.prepare(*choice)
+        self.truth, y, self.psf = problem(size)
+        self.A, self.y = Blur(self.psf, y.shape), self.on_device(y)
+        self.choose(*choice)
 
-    def prepare(self, *choice):
-        pass
+    def choose(self, *choice):
+        """Prepare what a parameter beyond the size asks for."""
 
 
 class LowerLevel(_Blurred):
-    params = ([255, 256], ["anisotropic", "isotropic"])
-    param_names = ("size", "tv")
+    params = (BACKENDS, [THREADS], [255, 256], ["anisotropic", "isotropic"])
+    param_names = (*_Solver.param_names, "tv")
 
     def solve(self, tv):
         from bioperf import solve_lower
 
-        return solve_lower(self.A, self.y, TV_WEIGHT, isotropic=tv == "isotropic", threads=THREADS)
+        return solve_lower(self.A, self.y, TV_WEIGHT, isotropic=tv == "isotropic", threads=self.threads)
 
 
 class _Upper(_Blurred):
     """The upper level alone: the lower level and the target are prepared outside the timing."""
 
+    param_names = (*_Solver.param_names, "problem")
     splitting = "ball"
 
-    def prepare(self, problem):
+    def choose(self, problem):
         from bioperf import solve_lower
 
-        self.lower = solve_lower(self.A, self.y, TV_WEIGHT, threads=THREADS)
+        self.lower = solve_lower(self.A, self.y, TV_WEIGHT, threads=self.threads)
         # A target that brings something new, without a denoiser's time: the truth with a little noise.
-        noise = np.random.default_rng(1).standard_normal(self.y.shape).astype(self.y.dtype)
-        self.target = self.truth + np.float32(0.02) * noise
-        self.epsilon = 0.15 * NOISE * np.sqrt(self.y.size) if problem == "relaxed" else 0.0
+        noise = np.random.default_rng(1).standard_normal(self.truth.shape).astype(self.truth.dtype)
+        self.target = self.on_device(self.truth + np.float32(0.02) * noise)
+        self.epsilon = 0.15 * NOISE * np.sqrt(self.truth.size) if problem == "relaxed" else 0.0
 
     def solve(self, problem):
         from bioperf import solve_bio
 
         return solve_bio(
             self.A, self.y, target=self.target, tv_weight=TV_WEIGHT, lower=self.lower, epsilon=self.epsilon,
-            splitting=self.splitting, threads=THREADS,
+            splitting=self.splitting, threads=self.threads,
         )  # fmt: skip
 
 
 class Ball(_Upper):
-    params = ([255, 256], ["exact", "relaxed"])
-    param_names = ("size", "problem")
+    params = (BACKENDS, [THREADS], [255, 256], ["exact", "relaxed"])
 
 
 class Slack(_Upper):
-    params = ([64], ["exact", "relaxed"])
-    param_names = ("size", "problem")
+    params = (BACKENDS, [THREADS], [64], ["exact", "relaxed"])
     splitting = "slack"
 
 
 class Deblur(_Blurred):
     """The one call with its defaults."""
 
-    params = ([256], ["nlm", "cnn", "identity", "deconv"])
-    param_names = ("size", "target")
+    params = (BACKENDS, [THREADS], [256], ["nlm", "cnn", "identity", "deconv"])
+    param_names = (*_Solver.param_names, "target")
 
-    def prepare(self, target):
+    def choose(self, target):
         if target == "cnn" and importlib.util.find_spec("torch") is None:
-            raise NotImplementedError("the target cnn needs torch")  # asv's word for a benchmark to skip
+            raise NotImplementedError('the target "cnn" needs torch: pip install bioperf[torch]')
 
     def solve(self, target):
         from bioperf import deblur
 
-        return deblur(self.y, self.psf, target=target, threads=THREADS)
+        return deblur(self.y, self.psf, target=target, threads=self.threads)
 
 
 class _Kspace(_Image):
@@ -133,14 +160,14 @@ class _Kspace(_Image):
         x, mask = image(size), masks.gaussian((size, size), 0.25)
         x = x if kind == "real" else phased(x)
         self.maps = simulate_maps(x.shape, 8).astype(np.complex64) if kind == "coils" else None
-        A = MaskedFourier(mask, real=kind == "real") if self.maps is None else MultiCoilFourier(mask, self.maps)
-        self.A, self.y = A, kspace(A, x).astype(np.complex64)
+        self.A = MaskedFourier(mask, real=kind == "real") if self.maps is None else MultiCoilFourier(mask, self.maps)
+        self.y = self.on_device(kspace(self.A, x).astype(np.complex64))
         self.truth = x.astype(np.float32 if kind == "real" else np.complex64)
 
 
 class KspaceLowerLevel(_Kspace):
-    params = ([256], ["real", "complex", "coils"], ["TV", "TV + undecimated"])
-    param_names = ("size", "image", "model")
+    params = (BACKENDS, [THREADS], [256], ["real", "complex", "coils"], ["TV", "TV + undecimated"])
+    param_names = (*_Solver.param_names, "image", "model")
 
     def solve(self, kind, model):
         from bioperf import UndecimatedWavelet, solve_lower
@@ -148,30 +175,32 @@ class KspaceLowerLevel(_Kspace):
         weight = KSPACE_WEIGHT if model == "TV + undecimated" else 0.0
         return solve_lower(
             self.A, self.y, KSPACE_WEIGHT, wavelet_weight=weight, wavelet=UndecimatedWavelet("db2", 2), isotropic=True,
-            threads=THREADS,
+            threads=self.threads,
         )  # fmt: skip
 
 
 class ReconstructMRI(_Kspace):
     """The one call with its defaults."""
 
-    params = ([256], ["real", "complex", "coils"])
-    param_names = ("size", "image")
+    params = (BACKENDS, [THREADS], [256], ["real", "complex", "coils"])
+    param_names = (*_Solver.param_names, "image")
 
     def solve(self, kind):
         from bioperf import reconstruct_mri
 
         real = None if self.maps is not None else kind == "real"
-        return reconstruct_mri(self.y, self.A.mask, maps=self.maps, real=real, threads=THREADS)
+        return reconstruct_mri(self.y, self.A.mask, maps=self.maps, real=real, threads=self.threads)
 
 
 class Bilevel(_Solver):
     """The general form: sparse logistic regression, a quarter of its columns twice; size is their number."""
 
-    params = ([80], ["exact", "relaxed"])
-    param_names = ("size", "problem")
+    params = (BACKENDS, [THREADS], [80], ["exact", "relaxed"])
+    param_names = (*_Solver.param_names, "problem")
 
     def make(self, size, problem):
+        if self.backend == "cuda":
+            raise NotImplementedError("the general form runs on the host")
         from bioperf import BilevelProblem
         from bioperf.functions import L1, Logistic, SquaredDistance
 

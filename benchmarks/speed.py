@@ -3,8 +3,9 @@
     python benchmarks/speed.py [--peers DIR] [--scico-python PATH] [--threads 2] [--out FILE]
 
 (a) one fused iteration of the lower level (256x256, float32, isotropic, both FFTs and the checks included)
-    against an iteration of the yardstick below, and against a floor: the fastest library's rfft2 + irfft2 and
-    100 bytes a pixel at the measured triad bandwidth (25 numbers moved per pixel and iteration: see BYTES).
+    against an iteration of the yardstick (rivals/yardstick.py), and against a floor: the fastest library's
+    rfft2 + irfft2 and 100 bytes a pixel at the measured triad bandwidth (25 numbers moved per pixel and
+    iteration: see BYTES; roofline.py counts them kernel by kernel).
 (b) ``solve_lower`` to a relative objective gap of 1e-4 against the yardstick and SCICO to the same gap, each with
     the fewest iterations (in steps of 5, found outside the timing) that reach it.
 (c) lower level and bilevel solution of a 255x255 image, and ``deblur`` against its non-local means.
@@ -15,8 +16,6 @@ The problem of (a) and (b) is a 15x15 Gaussian blur with noise 0.01 and weight 2
 float64 solve finds.  SCICO runs where ``--scico-python`` names an interpreter that has it.
 """
 
-import importlib.util
-import json
 import statistics
 import subprocess
 import sys
@@ -25,147 +24,21 @@ import numpy as np
 
 try:
     from . import timing
-    from .common import NOISE, TV_WEIGHT, blurred, gaussian_psf, image, problem, transfer_function
+    from .cases import Deblurring
+    from .common import NOISE, TV_WEIGHT, problem
+    from .rivals.yardstick import PENALTY, deblur_admm
+    from .roofline import FAR_BYTES, fft_pairs, host_bandwidth
 except ImportError:  # run as a file
     import timing
-    from common import NOISE, TV_WEIGHT, blurred, gaussian_psf, image, problem, transfer_function
+    from cases import Deblurring
+    from common import NOISE, TV_WEIGHT, problem
+    from rivals.yardstick import PENALTY, deblur_admm
+    from roofline import FAR_BYTES, fft_pairs, host_bandwidth
 
-SIZE = 256
-WEIGHT = 2e-3
 FIXED_ITERATIONS = 100
 # float32 numbers moved a pixel and iteration, FFTs included (d = 2): 25, of 4 bytes.
 BYTES = 100
 TINY = 1e-30
-
-
-def yardstick(y, transfer, weight, iterations, penalty, workers):
-    """ADMM for isotropic TV with an exact Fourier x-update, in plain NumPy and scipy.fft, dtype of y."""
-    from scipy import fft
-
-    rows, columns = y.shape
-    real = y.dtype.type
-    H = transfer.astype(np.result_type(y.dtype, np.complex64))
-    row = 2 - 2 * np.cos(2 * np.pi * np.arange(rows) / rows)
-    column = 2 - 2 * np.cos(2 * np.pi * np.arange(columns // 2 + 1) / columns)
-    denominator = (np.abs(H) ** 2 + penalty * (row[:, None] + column)).astype(y.dtype)
-    data = np.conj(H) * fft.rfft2(y, workers=workers)
-    threshold, penalty = real(weight / penalty), real(penalty)
-    v0, v1 = np.roll(y, -1, 0) - y, np.roll(y, -1, 1) - y
-    d0, d1 = np.zeros_like(y), np.zeros_like(y)
-    for _ in range(iterations):
-        p0, p1 = v0 - d0, v1 - d1
-        divergence = np.roll(p0, 1, 0) - p0 + np.roll(p1, 1, 1) - p1
-        spectrum = (data + penalty * fft.rfft2(divergence, workers=workers)) / denominator
-        x = fft.irfft2(spectrum, s=y.shape, workers=workers)
-        g0, g1 = np.roll(x, -1, 0) - x + d0, np.roll(x, -1, 1) - x + d1
-        norm = np.sqrt(g0 * g0 + g1 * g1)
-        shrink = np.maximum(0, 1 - threshold / np.maximum(norm, real(TINY)))
-        v0, v1 = g0 * shrink, g1 * shrink
-        d0, d1 = g0 - v0, g1 - v1
-    return x
-
-
-class Deblurring(timing.Case):
-    """The problem of (a) and (b): observation in float64, psf, objective and optimum."""
-
-    def __init__(self, peers):
-        self.psf, self.weight = gaussian_psf(), WEIGHT
-        if peers is None:
-            self.source, self.optimum = "synthetic image", None
-            self.y = blurred(image(SIZE), self.psf)
-        else:
-            self.source = "the peers' problem"
-            module = timing.load(peers / "_problem.py")
-            self.y, self.psf, self.weight = module.deblur()[1], module.psf15(), module.LAM_DEBLUR
-            self.optimum = json.loads((peers / "_reference.json").read_text())["deblur-iso-per"]["F"]
-        self.transfer = transfer_function(self.psf, self.y.shape)
-        if self.optimum is None:
-            from bioperf import Blur, solve_lower
-
-            A = Blur(self.psf, self.y.shape)
-            long = solve_lower(A, self.y, self.weight, isotropic=True, tol=1e-11, max_iter=50_000)
-            self.optimum = self.objective(long.x)
-
-    def objective(self, x):
-        x = np.asarray(x, np.float64)
-        residual = np.fft.irfft2(self.transfer * np.fft.rfft2(x), x.shape) - self.y
-        variation = np.hypot(np.roll(x, -1, 0) - x, np.roll(x, -1, 1) - x).sum()
-        return 0.5 * float((residual**2).sum()) + self.weight * float(variation)
-
-
-def fft_pairs(shape, threads):
-    """(library, threads) -> function that does one rfft2 and one irfft2 in float32."""
-    from scipy import fft
-
-    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    spectrum = np.empty((shape[0], shape[1] // 2 + 1), np.complex64)
-    pairs = {}
-    for count in sorted({1, threads}):
-        pairs["scipy", count] = lambda n=count: fft.irfft2(fft.rfft2(x, workers=n), s=shape, workers=n)
-        if importlib.util.find_spec("ducc0"):
-            import ducc0
-
-            def ducc(n=count):
-                ducc0.fft.r2c(x, axes=(0, 1), out=spectrum, nthreads=n)
-                ducc0.fft.c2r(spectrum, axes=(0, 1), lastsize=shape[1], forward=False, out=x, nthreads=n, inorm=2)
-
-            pairs["ducc0", count] = ducc
-        if importlib.util.find_spec("pyfftw"):
-            import pyfftw
-
-            a = pyfftw.empty_aligned(shape, np.float32)
-            b = pyfftw.empty_aligned(spectrum.shape, np.complex64)
-            flags = ("FFTW_MEASURE", "FFTW_DESTROY_INPUT")
-            forward = pyfftw.FFTW(a, b, axes=(0, 1), flags=flags, threads=count)
-            inverse = pyfftw.FFTW(b, a, axes=(0, 1), direction="FFTW_BACKWARD", flags=flags, threads=count)
-            a[...] = x
-
-            def fftw(forward=forward, inverse=inverse):
-                forward()
-                inverse()
-
-            pairs["pyfftw", count] = fftw
-    return pairs
-
-
-def triad_bandwidth(threads, elements=1 << 24, rounds=15):
-    """Bytes a second of a = b + s c over arrays far larger than the caches, three float32 moved an element."""
-    import numba
-
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
-
-    @numba.njit(parallel=True, fastmath=True)
-    def triad(a, b, c, s):
-        for k in numba.prange(a.size):
-            a[k] = b[k] + s * c[k]
-
-    a, b, c = (np.ones(elements, np.float32) for _ in range(3))
-    seconds = timing.alternate(rounds, triad=lambda: triad(a, b, c, np.float32(1.5)))["triad"]
-    return 12 * elements / statistics.median(seconds)
-
-
-SCICO = """
-import sys
-import numpy as np
-import scico.numpy as snp
-from scico import functional, linop, loss
-from scico.optimize.admm import ADMM, CircularConvolveSolver
-
-file = np.load(sys.argv[1])
-psf, weight, penalty = file["psf"].astype(np.float32), float(file["weight"]), float(file["penalty"])
-y = snp.array(file["y"].astype(np.float32))
-center = [k // 2 for k in psf.shape]
-A = linop.CircularConvolve(h=snp.array(psf), input_shape=y.shape, h_center=center)
-C = linop.FiniteDifference(y.shape, circular=True)
-
-
-def make(count):
-    return ADMM(
-        f=loss.SquaredL2Loss(y=y, A=A), g_list=[weight * functional.L21Norm()], C_list=[C], rho_list=[penalty], x0=y,
-        maxiter=count, subproblem_solver=CircularConvolveSolver(),
-        itstat_options={"display": False, "itstat_func": lambda o: (), "fields": {}},
-    )
-"""
 
 
 def part_iteration(report, case, rounds, threads):
@@ -177,18 +50,18 @@ def part_iteration(report, case, rounds, threads):
         return solve_lower(A, y, case.weight, isotropic=True, tol=TINY, max_iter=count, threads=threads)
 
     def plain():
-        yardstick(y, case.transfer, case.weight, FIXED_ITERATIONS, timing.YARDSTICK_PENALTY, threads)
+        deblur_admm(y, case.transfer, case.weight, FIXED_ITERATIONS, PENALTY, threads)
 
     pairs = fft_pairs(y.shape, threads)
     seconds = timing.alternate(
         rounds, ours=lambda: ours(FIXED_ITERATIONS), twice=lambda: ours(2 * FIXED_ITERATIONS), plain=plain
     )
     repeats = 20
-    ffts = timing.alternate(rounds, **{f"{name} {n}": timing.repeated(f, repeats) for (name, n), f in pairs.items()})
+    ffts = timing.alternate(rounds, **{name: timing.repeated(pair, repeats) for name, pair in pairs.items()})
     median = timing.medians(seconds)
     fft_median = {name: value / repeats for name, value in timing.medians(ffts).items()}
     library = min(fft_median, key=fft_median.get)
-    bandwidth = triad_bandwidth(threads)
+    bandwidth = host_bandwidth(FAR_BYTES, y.dtype, threads, rounds)["triad"][0]
     traffic = BYTES * y.size / bandwidth
     floor = fft_median[library] + traffic
     iteration, plain_iteration = median["ours"] / FIXED_ITERATIONS, median["plain"] / FIXED_ITERATIONS
@@ -227,10 +100,9 @@ def part_gap(report, case, rounds, threads, scico_python):
         return solve_lower(A, y, case.weight, isotropic=True, tol=timing.GAP, threads=threads)
 
     def plain(count):
-        return yardstick(y, case.transfer, case.weight, count, timing.YARDSTICK_PENALTY, threads)
+        return deblur_admm(y, case.transfer, case.weight, count, PENALTY, threads)
 
-    arrays = {"y": case.y, "psf": case.psf, "weight": case.weight, "penalty": timing.YARDSTICK_PENALTY}
-    solvers = ours, plain, certified, (SCICO, arrays)
+    solvers = ours, plain, certified
     timing.compare_to_gap(report, "b", case, solvers, rounds, threads, scico_python, (">= 3", ">= 6"))
 
 

@@ -3,8 +3,8 @@
     python benchmarks/speed_mri.py [--peers DIR] [--scico-python PATH] [--threads 2] [--out FILE]
 
 (a) ``solve_lower`` for a complex image and isotropic TV to a relative objective gap of 1e-4 against the yardstick
-    below and SCICO (its x-update by conjugate gradients, to 1e-5: with 1e-4 it stalls above the gap) to the same
-    gap, each with the fewest iterations (in steps of 5, found outside the timing) that reach it.
+    (rivals/yardstick.py) and SCICO (its x-update by conjugate gradients, to 1e-5: with 1e-4 it stalls above the
+    gap) to the same gap, each with the fewest iterations (in steps of 5, found outside the timing) that reach it.
 (b) ``reconstruct_mri`` of a real and of a complex image, one coil, by stage.
 (c) Haar transform and undecimated frames, forward and back, against PyWavelets and against copying the bytes that
     they must move; float32, one thread.
@@ -32,93 +32,20 @@ import numpy as np
 
 try:
     from . import timing
+    from .cases import Reconstruction, one_coil
     from .common import KSPACE_WEIGHT, image, kspace, phased
+    from .rivals.yardstick import PENALTY, mri_admm
 except ImportError:  # run as a file
     import timing
+    from cases import Reconstruction, one_coil
     from common import KSPACE_WEIGHT, image, kspace, phased
+    from rivals.yardstick import PENALTY, mri_admm
 
 SIZE, COILS = 256, 8
 TINY = 1e-30
 # Of the ADMM with conjugate gradients: steps an iteration, and penalties in units of weight / range.
 CG_STEPS, CG_PENALTIES = (1, 2), (15.0, 30.0, 60.0)
 PRECONDITIONERS = ("splitting", "circulant")
-
-
-class Reconstruction(timing.Case):
-    """The problem of (a) and (e): k-space in complex128, operator, weight, objective and optimum."""
-
-    def __init__(self, A, y, weight, source, optimum=None):
-        self.A, self.y, self.weight, self.source, self.optimum = A, y, weight, source, optimum
-        if optimum is None:
-            from bioperf import solve_lower
-
-            long = solve_lower(A, y, weight, isotropic=True, tol=1e-9, max_iter=20_000)
-            self.optimum = long.objective
-
-    def objective(self, x):
-        x = np.asarray(x, np.complex128)
-        variation = np.sqrt(sum(np.abs(np.roll(x, -1, axis) - x) ** 2 for axis in (0, 1))).sum()
-        return 0.5 * float(np.linalg.norm(self.A(x) - self.y)) ** 2 + self.weight * float(variation)
-
-
-def one_coil(peers):
-    from bioperf import MaskedFourier, masks
-
-    if peers is None:
-        A = MaskedFourier(masks.gaussian((SIZE, SIZE), 0.25), real=False)
-        return Reconstruction(A, kspace(A, phased(image(SIZE))), KSPACE_WEIGHT, "synthetic image")
-    module = timing.load(peers / "_problem.py")
-    _, y, mask = module.mri()
-    optimum = json.loads((peers / "_reference.json").read_text())["mri-iso-per"]["F"]
-    return Reconstruction(MaskedFourier(mask, real=False), y, module.LAM_MRI, "the peers' problem", optimum)
-
-
-def yardstick(y, mask, weight, iterations, penalty, workers):
-    """ADMM for isotropic TV with an exact Fourier x-update, in plain NumPy and scipy.fft, dtype of y."""
-    from scipy import fft
-
-    real = y.real.dtype.type
-    forward = functools.partial(fft.fft2, norm="ortho", workers=workers)
-    inverse = functools.partial(fft.ifft2, norm="ortho", workers=workers)
-    row, column = (2 - 2 * np.cos(2 * np.pi * np.arange(n) / n) for n in y.shape)
-    denominator = (mask + penalty * (row[:, None] + column)).astype(real)
-    threshold, penalty = real(weight / penalty), real(penalty)
-    x = inverse(y)
-    v0, v1 = np.roll(x, -1, 0) - x, np.roll(x, -1, 1) - x
-    d0, d1 = np.zeros_like(x), np.zeros_like(x)
-    for _ in range(iterations):
-        p0, p1 = v0 - d0, v1 - d1
-        divergence = np.roll(p0, 1, 0) - p0 + np.roll(p1, 1, 1) - p1
-        x = inverse((y + penalty * forward(divergence)) / denominator)
-        g0, g1 = np.roll(x, -1, 0) - x + d0, np.roll(x, -1, 1) - x + d1
-        norm = np.sqrt(np.abs(g0) ** 2 + np.abs(g1) ** 2)
-        shrink = np.maximum(0, 1 - threshold / np.maximum(norm, real(TINY)))
-        v0, v1 = g0 * shrink, g1 * shrink
-        d0, d1 = g0 - v0, g1 - v1
-    return x
-
-
-SCICO = """
-import sys
-import numpy as np
-import scico.numpy as snp
-from scico import functional, linop, loss
-from scico.optimize.admm import ADMM, LinearSubproblemSolver
-
-file = np.load(sys.argv[1])
-weight, penalty = float(file["weight"]), float(file["penalty"])
-y = snp.array(file["y"].astype(np.complex64))
-A = linop.Diagonal(snp.array(file["mask"].astype(np.complex64))) @ linop.DFT(y.shape, norm="ortho")
-C = linop.FiniteDifference(y.shape, input_dtype=np.complex64, circular=True)
-
-
-def make(count):
-    return ADMM(
-        f=loss.SquaredL2Loss(y=y, A=A), g_list=[weight * functional.L21Norm()], C_list=[C], rho_list=[penalty],
-        x0=A.adj(y), maxiter=count, subproblem_solver=LinearSubproblemSolver(cg_kwargs={"tol": 1e-5, "maxiter": 10}),
-        itstat_options={"display": False, "itstat_func": lambda o: (), "fields": {}},
-    )
-"""
 
 
 def part_gap(report, options):
@@ -134,10 +61,9 @@ def part_gap(report, options):
         return solve_lower(A, y, case.weight, isotropic=True, tol=timing.GAP, threads=threads)
 
     def plain(count):
-        return yardstick(y, A.mask, case.weight, count, timing.YARDSTICK_PENALTY, threads)
+        return mri_admm(y, A.mask, case.weight, count, PENALTY, threads)
 
-    arrays = {"y": y, "mask": A.mask, "weight": case.weight, "penalty": timing.YARDSTICK_PENALTY}
-    solvers = ours, plain, certified, (SCICO, arrays)
+    solvers = ours, plain, certified
     timing.compare_to_gap(report, "a", case, solvers, options.rounds, threads, options.scico_python)
 
 
@@ -386,7 +312,7 @@ def part_coils(report, options):
     threads = options.threads
     A = MultiCoilFourier(masks.gaussian((SIZE, SIZE), 0.2), simulate_maps((SIZE, SIZE), COILS))
     y = kspace(A, phased(image(SIZE)))
-    case = Reconstruction(A, y, KSPACE_WEIGHT, "synthetic image")
+    case = Reconstruction(A, y, KSPACE_WEIGHT)
     y = y.astype(np.complex64)
 
     def split(count):
@@ -409,7 +335,7 @@ def part_coils(report, options):
                 return admm_with_cg(A, y, KSPACE_WEIGHT, count, factor * unit, steps, preconditioner, threads)
 
             try:
-                count = case.fewest(with_cg, limit=320)
+                count = case.fewest(with_cg, limit=640)
             except SystemExit:  # not within the limit
                 continue
             cost = transforms(with_cg, count)

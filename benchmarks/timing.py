@@ -1,8 +1,9 @@
-"""What the speed scripts share: alternating runs, a common goal for different solvers, SCICO beside them, the table."""
+"""What the speed scripts share: alternating runs, a common goal for different solvers, other packages, the table."""
 
 import argparse
 import importlib.util
 import json
+import math
 import os
 import platform
 import statistics
@@ -13,22 +14,61 @@ from pathlib import Path
 
 import numpy as np
 
-GAP, STEP, LIMIT = 1e-4, 5, 1000
-YARDSTICK_PENALTY = 0.05
+GAP, STEP, LIMIT = 1e-4, 5, 2000
+
+
+def in_turn(rounds, **measures):
+    """What each of the functions returns over the rounds, called in turn after one call each to warm up."""
+    for measure in measures.values():
+        measure()
+    values = {name: [] for name in measures}
+    for k in range(rounds):
+        names = list(measures) if k % 2 == 0 else list(measures)[::-1]
+        for name in names:
+            values[name].append(measures[name]())
+    return values
+
+
+def seconds_of(function):
+    """A function that returns the seconds of a call."""
+
+    def run():
+        start = time.perf_counter()
+        function()
+        return time.perf_counter() - start
+
+    return run
 
 
 def alternate(rounds, **functions):
     """Seconds of each function over the rounds, taken in turn after one call each to warm up."""
-    for function in functions.values():
-        function()
-    seconds = {name: [] for name in functions}
-    for k in range(rounds):
-        names = list(functions) if k % 2 == 0 else list(functions)[::-1]
-        for name in names:
-            start = time.perf_counter()
-            functions[name]()
-            seconds[name].append(time.perf_counter() - start)
-    return seconds
+    return in_turn(rounds, **{name: seconds_of(function) for name, function in functions.items()})
+
+
+def fewest(gap_of, gap, limit, step=1, patience=math.inf):
+    """The smallest multiple of step with ``gap_of(count) <= gap``, by doubling and bisection, and its gap.
+
+    The best of those tried if none within the limit is, or if a call took longer than ``patience`` (seconds).
+    """
+    tried = {}
+
+    def reached(steps):
+        start = time.perf_counter()
+        tried[steps * step] = gap_of(steps * step)
+        return tried[steps * step] <= gap, time.perf_counter() - start
+
+    low, high, last = 0, 1, max(1, limit // step)
+    while True:
+        found, seconds = reached(high)
+        if found:
+            break
+        if high == last or seconds > patience:
+            return min(tried.items(), key=lambda item: item[1])
+        low, high = high, min(2 * high, last)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if reached(middle)[0] else (middle, high)
+    return high * step, tried[high * step]
 
 
 def medians(seconds):
@@ -67,6 +107,30 @@ def with_package():
     package = str(Path(importlib.util.find_spec("bioperf").origin).parents[1])
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (package, environment.get("PYTHONPATH"))))
     return environment
+
+
+def processor():
+    """The processor's name, as far as the system says it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def check_paths(paths):
+    """SystemExit, before anything is measured, for a path that ``write`` cannot serve."""
+    for path in paths:
+        if path.suffix not in (".md", ".json"):
+            raise SystemExit(f"--out: expected a file that ends in .md or .json, got {path}")
+
+
+def write(lines, data, paths):
+    """Print the lines, and write them or the data into each path, as its ending says (.md or .json)."""
+    print("\n".join(lines))
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(lines) + "\n" if path.suffix == ".md" else json.dumps(data, indent=1) + "\n")
 
 
 def parser(description, parts):
@@ -111,110 +175,82 @@ class Report:
             out.write_text(json.dumps(self.data | {"table": self.rows}, indent=1) + "\n")
 
 
-class Case:
-    """A problem that several solvers solve: ``objective(x)`` and its ``optimum``, ``source`` says which problem."""
+class Rival:
+    """A package of ``rivals/`` in a process of its own, under its own interpreter; construction is not timed."""
 
-    source, optimum = "", None
-
-    def gap(self, x):
-        return (self.objective(x) - self.optimum) / self.optimum
-
-    def fewest(self, run, gap=GAP, limit=LIMIT):
-        """The smallest iteration count, in steps, with ``run(count)`` within the gap: by doubling, then bisection."""
-
-        def reached(steps):
-            return self.gap(run(steps * STEP)) <= gap
-
-        low, high = 0, 1
-        while not reached(high):
-            low, high = high, 2 * high
-            if high * STEP > 2 * limit:
-                raise SystemExit(f"no gap of {gap:g} within {limit} iterations")
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if reached(middle) else (middle, high)
-        return high * STEP
-
-
-SCICO_LOOP = """
-import json, sys, time
-
-print(json.dumps({"version": __import__("scico").__version__}), flush=True)
-for line in sys.stdin:
-    count, path = json.loads(line)
-    solver = make(count)
-    start = time.perf_counter()
-    x = solver.solve().block_until_ready()
-    seconds = time.perf_counter() - start
-    if path:
-        np.save(path, np.asarray(x))
-    print(json.dumps({"seconds": seconds}), flush=True)
-"""
-
-
-class Scico:
-    """SCICO in its own interpreter, one solve at a request, statistics off; construction is not timed.
-
-    ``script`` reads the arrays from the .npz file that its first argument names, and defines ``make(iterations)``.
-    """
-
-    def __init__(self, python, script, arrays, threads, folder):
-        self.folder = Path(folder)
-        np.savez(self.folder / "case.npz", **arrays)
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        environment["OMP_NUM_THREADS"] = str(threads)
-        self.process = subprocess.Popen(
-            [python, "-c", script + SCICO_LOOP, str(self.folder / "case.npz")],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
-        )  # fmt: skip
-        self.version = self._read()["version"]
+    def __init__(self, name, python, threads, folder):
+        self.name, self.folder = name, Path(folder)
+        # another package's interpreter must not find this one's modules
+        environment = with_package() if name == "ours" else {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        self.log = self.folder / f"{name}.log"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [python, str(Path(__file__).with_name("rivals") / "worker.py"), name, str(threads)],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment,
+            )  # fmt: skip
+        found = self._read()
+        self.missing, self.version = found.get("missing"), found.get("version")
+        self.problems, self.tv = found.get("problems", []), found.get("tv")
 
     def _read(self):
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit("the interpreter of --scico-python ended: is scico installed there?")
+            raise RuntimeError(f"{self.name} ended: {self.log.read_text().strip()[-300:]}")
         return json.loads(line)
 
-    def _ask(self, count, path=""):
-        self.process.stdin.write(json.dumps([count, str(path)]) + "\n")
+    def _ask(self, **request):
+        self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
-        return self._read()["seconds"]
+        reply = self._read()
+        if "error" in reply:
+            raise RuntimeError(f"{self.name}: {reply['error']}")
+        return reply
+
+    def prepare(self, case, isotropic=True):
+        """Set up a ``Case``; how the package will solve it, in words."""
+        file = self.folder / f"{self.name}.npz"
+        np.savez(file, **case.arrays())
+        return self._ask(do="prepare", problem=case.name, file=str(file), isotropic=isotropic)["method"]
 
     def run(self, count):
-        path = self.folder / "x.npy"
-        self._ask(count, path)
-        return np.load(path)
+        """The image after that many iterations."""
+        file = self.folder / f"{self.name}.npy"
+        self._ask(do="run", iterations=count, save=str(file))
+        return np.load(file)
 
     def seconds(self, count):
-        return self._ask(count)
+        return self._ask(do="run", iterations=count, save="")["seconds"]
 
     def close(self):
         self.process.stdin.close()
         self.process.wait()
+        self.process.stdout.close()
 
 
 def compare_to_gap(report, part, case, solvers, rounds, threads, scico_python, wanted=("", "")):
     """``solve_lower`` against the yardstick and SCICO, each with the fewest iterations that reach the gap.
 
-    ``solvers``: ours(count) and plain(count) -> x, certified() -> Solution at tol = GAP, and SCICO's
-    (script, arrays).  ``wanted``: what is asked of the ratio to the yardstick and to SCICO.
+    ``solvers``: ours(count) and plain(count) -> x, certified() -> Solution at tol = GAP.
+    ``wanted``: what is asked of the ratio to the yardstick and to SCICO.
     """
-    ours, plain, certified, (script, arrays) = solvers
+    ours, plain, certified = solvers
     counts = {"ours": case.fewest(ours), "plain": case.fewest(plain)}
     functions = {
-        "ours": lambda: ours(counts["ours"]),
-        "certified": certified,
-        "plain": lambda: plain(counts["plain"]),
+        "ours": seconds_of(lambda: ours(counts["ours"])),
+        "certified": seconds_of(certified),
+        "plain": seconds_of(lambda: plain(counts["plain"])),
     }
-    scico, inside = None, []
+    scico = None
     with tempfile.TemporaryDirectory() as folder:
         if scico_python:
-            scico = Scico(scico_python, script, arrays, threads, folder)
+            scico = Rival("scico", scico_python, threads, folder)
+            if scico.missing:
+                raise SystemExit(f"--scico-python: {scico.missing}")
+            scico.prepare(case)
             counts["scico"] = case.fewest(scico.run)
-            functions["scico"] = lambda: inside.append(scico.seconds(counts["scico"]))
-        seconds = alternate(rounds, **functions)
+            functions["scico"] = lambda: scico.seconds(counts["scico"])  # the solver's own, without the pipe
+        seconds = in_turn(rounds, **functions)
         if scico:
-            seconds["scico"] = inside[1:]  # the solver's own time, without the warm-up and the pipe
             scico.close()
     median = medians(seconds)
     stopped = certified()

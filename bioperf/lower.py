@@ -8,7 +8,7 @@ import numpy as np
 
 from ._apg import solve_apg
 from ._coils import CoilProblem
-from ._fourier import RELAXATION, FourierProblem, intensity_range
+from ._fourier import RELAXATION, FourierProblem, LowerData, intensity_range
 from ._kkt import (
     BALANCE_AT,
     BALANCED,
@@ -353,7 +353,7 @@ def _admm(problem, y, model, tol, max_iter, x0, spread, penalty, change_tol, cal
         clipped = penalty * _clipped(q, theta, isotropic)
         return _largest_gradient(problem, fft.coefficients(vector), isotropic, clipped) / gamma
 
-    compiled = problem.iterations and sparse is None and previous is None
+    compiled = problem.iterations and isinstance(data, LowerData) and sparse is None and previous is None
     done = 0
     while True:
         check = done > 0 and (done % CHECK_EVERY == 0 or done == max_iter)

@@ -57,7 +57,16 @@ from numba.cuda.extending import overload as _numba_overload
 SIMULATED = "simulator" in cuda.jit.__module__
 if SIMULATED:
     from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
+    from numba.cuda.simulator.kernelapi import FakeCUDAShared
+    from numba.np.numpy_support import as_dtype
 
+    def _shared_array(self, shape, dtype):
+        """One array a line for all threads of a block; with Numba's own two threads may make one each."""
+        frame = sys._getframe(1)
+        line = frame.f_code.co_filename, frame.f_lineno
+        return self._allocations.setdefault(line, np.empty(shape, as_dtype(dtype)))
+
+    FakeCUDAShared.array = _shared_array
     # A barrier there is a loop that asks every thread, and slow while each may keep the interpreter for 5 ms.
     sys.setswitchinterval(1e-4)
 

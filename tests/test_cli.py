@@ -78,9 +78,8 @@ print(json.dumps([codes, [m for m in ("matplotlib", "skimage", "numba", "scipy")
 def test_info_in_a_process():
     done = call("info")
     assert done.returncode == 0, done.stderr
-    for word in (bioperf.__version__, np.__version__, "cython", "numba", "reference", "FFT", "threads", "GPU"):
+    for word in (bioperf.__version__, np.__version__, "cython", "numba", "reference", "cuda", "FFT", "threads"):
         assert word in done.stdout
-    assert "not supported by this release" in done.stdout
 
 
 def test_deblur_in_a_process(folder):

@@ -1,6 +1,5 @@
 """Where a batch's arrays are, and its transforms there."""
 
-
 import numpy as np
 
 from .._fourier import compiled_iterations, intensity_range

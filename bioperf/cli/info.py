@@ -1,5 +1,6 @@
 """``bioperf info``: what is installed and what would run."""
 
+import os
 import platform
 import sys
 from importlib import metadata
@@ -30,6 +31,8 @@ def print_info():
         ],
     )
     rows = [(f"backend {name}", _state(state)) for name, state in backends.items()]
+    if backends["cuda"] is True and os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0"):
+        rows[-1] = ("backend cuda", "simulated by Numba, for tests: NUMBA_ENABLE_CUDASIM is set")
     rows += [(f"FFT {name}", _state(state)) for name, state in bioperf.fft.available_libraries().items()]
     rows += [
         ("threads", str(available_threads())),
