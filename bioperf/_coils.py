@@ -38,8 +38,8 @@ class CoilProblem(Problem):
     def lower(self, y):
         return LowerCoils(self, y)
 
-    def upper(self, ybar, target, epsilon, eta):
-        return UpperCoils(self, ybar, target, epsilon, eta)
+    def upper(self, item, eta):
+        return UpperCoils(self, item, eta)
 
 
 class _Coils:
@@ -179,9 +179,9 @@ class UpperCoils(_Coils, DataBall):
 
     balanced = False
 
-    def __init__(self, problem, ybar, target, epsilon, eta):
-        super().__init__(problem, ybar)
-        self.epsilon, self.eta, self.target = epsilon, eta, np.asarray(target, problem.dtype)
+    def __init__(self, problem, item, eta):
+        super().__init__(problem, problem.A(item.xbar) if item.ybar is None else item.ybar)
+        self.epsilon, self.eta, self.target = item.epsilon, eta, np.asarray(item.target, problem.dtype)
         self.norm = math.sqrt(problem.pixels) * float(np.linalg.norm(self.data)) or 1.0
         self.target_square = float(np.linalg.norm(self.target)) ** 2
 

@@ -86,8 +86,8 @@ class FourierProblem(Problem):
     def lower(self, y):
         return LowerData(self, y)
 
-    def upper(self, ybar, target, epsilon, eta):
-        return UpperData(self, ybar, target, epsilon, eta)
+    def upper(self, item, eta):
+        return UpperData(self, item, eta)
 
 
 class LowerData:
@@ -167,10 +167,13 @@ class UpperData(DataBall):
 
     balanced = True
 
-    def __init__(self, problem, ybar, target, epsilon, eta):
-        self.problem, self.epsilon, self.eta = problem, epsilon, eta
-        self.data, _ = problem.A.coefficients(ybar, problem.fft)
-        self.target = problem.fft.coefficients(target)
+    def __init__(self, problem, item, eta):
+        self.problem, self.epsilon, self.eta = problem, item.epsilon, eta
+        if item.ybar is None:
+            self.data = problem.transfer * problem.fft.coefficients(item.xbar)
+        else:
+            self.data, _ = problem.A.coefficients(item.ybar, problem.fft)
+        self.target = problem.fft.coefficients(item.target)
         self.spectrum, self.residual = problem.fft.empty("spectrum", "spectrum")
         self.norm = math.sqrt(problem.square_norm(self.data)) or 1.0
         self.target_square = problem.square_norm(self.target)

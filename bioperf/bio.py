@@ -239,21 +239,23 @@ def solve_bio(
     target = resolve_target(target, images_like(A, y, _batch_of_target(target, A, own_shape, batch_shape)))
     begin = time.perf_counter()
     xbar, lower_solution = _lower_image(A, y, lower, given, images, lower_shape, lower_level)
-    if isinstance(given, str):
-        ybar = np.broadcast_to(y if given == "observation" else A(xbar), (*batch_shape, *A.data_shape))
+    fitted = isinstance(given, str) and given != "observation"
+    if isinstance(given, str) and not fitted:
+        ybar = np.broadcast_to(y, (*batch_shape, *A.data_shape))
 
     problem = problem_for(A, images.dtype, threads)
     if learned is not None:
         learned = _resolve_learned(learned, splitting, problem)
     # what does not depend on epsilon and kappa is computed once for all of them
     observed, goals, variations = np.broadcast_to(y, (*lower_shape, *A.data_shape)), {}, {}
+    starts = {}
     if isinstance(target, FromArray):
         target = FromArray(np.broadcast_to(target.array, (*batch_shape, *A.shape)))
     items = []
     for index in np.ndindex(batch_shape):
         own = _own_index(index, lower_shape)
         if own not in variations:
-            variations[own] = problem.total_variation(xbar[own], isotropic)
+            starts[own], variations[own] = xbar[own], problem.total_variation(xbar[own], isotropic)
         if isinstance(target, FromArray):
             image = target.array[index]
         elif own not in goals:
@@ -263,22 +265,19 @@ def solve_bio(
             )
         else:
             image = goals[own]
-        items.append(
-            UpperItem(
-                ybar[index], image, (1 + float(kappas[index])) * variations[own], float(epsilons[index]),
-                xbar[own] if x0 is None else x0[index],
-            )
-        )  # fmt: skip
+        data, bound = None if fitted else ybar[index], (1 + float(kappas[index])) * variations[own]
+        start = starts[own] if x0 is None else x0[index]
+        items.append(UpperItem(data, image, bound, float(epsilons[index]), start, starts[own]))
 
-    plain = splitting == "ball" and not np.any(sparsity_weight)
+    plain, together = splitting == "ball" and not np.any(sparsity_weight), None
     layout = Layout(len(items) if callback is None and learned is None else 1, A.shape, threads)
     if layout.together and plain and isinstance(problem, FourierProblem):
-        queue = Queue(len(items), np.empty((len(items), *A.shape), problem.dtype))
+        queue = Queue(len(items), np.empty((len(items), *A.shape), problem.dtype), layout.workers)
 
         def make():
             return UpperBatch(problem, HostArrays(problem), queue, items, penalties=penalties, **options)
 
-        solutions = run_batches(make, queue, layout)
+        solutions, together = run_batches(make, queue, layout), queue.result
     else:
         solve = _ball if splitting == "ball" else _slack
         options |= {"callback": callback} | ({} if learned is None else {"learned": learned})
@@ -290,7 +289,7 @@ def solve_bio(
         solutions = layout.each(one, items)
     for solution, item in zip(solutions, items, strict=True):
         solution.details |= {"target": item.target, "total_variation_bound": item.bound, "epsilon": item.epsilon}
-    solution = finished(solutions, batch_shape, begin, layout)
+    solution = finished(solutions, batch_shape, begin, layout, together)
     solution.details["lower"] = lower_solution
     return solution
 
@@ -492,7 +491,7 @@ class _Ball:
 
 
 def _ball(problem, item, penalties, sparse_model, learned=None, **options):
-    data = problem.upper(item.ybar, item.target, item.epsilon, options["eta"])
+    data = problem.upper(item, options["eta"])
     upper = UpperLevel(problem, data, item.bound, options, "upper level (ball)")
     ball = _Ball(problem, data, item.target, item.bound, item.x0, penalties, sparse_model, options)
     automatic, max_iter, first_balance = penalties is None, options["max_iter"], 0
@@ -536,7 +535,7 @@ def _ball(problem, item, penalties, sparse_model, learned=None, **options):
 def _slack(problem, item, penalties, sparse_model, **options):
     kernels, fft, threads = problem.kernels, problem.fft, problem.threads
     bound, eta, max_iter = item.bound, options["eta"], options["max_iter"]
-    data = problem.upper(item.ybar, item.target, item.epsilon, eta)
+    data = problem.upper(item, eta)
     upper = UpperLevel(problem, data, bound, options, "upper level (slack)")
     transform, rho = sparse_model
     sparse = bool(np.any(rho))

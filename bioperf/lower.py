@@ -165,18 +165,20 @@ def solve_lower(
     problem = problem_for(A, A.image_dtype(y[0]), threads)
     items = [without_iterating(problem, item, model) for item, model in zip(y, models, strict=True)]
     rest = [k for k, item in enumerate(items) if item is None]
-    layout = Layout(len(rest), A.shape, threads)
+    layout, images = Layout(len(rest), A.shape, threads), None
     plain = method == "admm" and callback is None and change_tol is None and isinstance(problem, FourierProblem)
     if layout.together and plain and not any(model.transform for model in models):
         data, starts = [y[k] for k in rest], None if x0 is None else [x0[k] for k in rest]
         weights = np.array([models[k].tv_weight for k in rest])
         options = {"isotropic": bool(isotropic), "tol": tol, "max_iter": max_iter, "penalty": penalty}
-        queue = Queue(len(rest), np.empty((len(rest), *A.shape), problem.dtype))
+        queue = Queue(len(rest), np.empty((len(rest), *A.shape), problem.dtype), layout.workers)
 
         def make():
             return LowerBatch(problem, HostArrays(problem), queue, data, weights, starts, **options)
 
         solutions = run_batches(make, queue, layout)
+        if len(rest) == len(items):
+            images = queue.result
     else:
         if callback is not None:
             layout = Layout(1, A.shape, threads)
@@ -192,12 +194,12 @@ def solve_lower(
         solutions = layout.each(one, rest)
     for k, solution in zip(rest, solutions, strict=True):
         items[k] = solution
-    return finished(items, batch_shape, begin, layout)
+    return finished(items, batch_shape, begin, layout, images)
 
 
-def finished(items, batch_shape, begin, layout):
-    """The Solution of a batch that began then; of a single item, that item."""
-    solution = stack(items, batch_shape)
+def finished(items, batch_shape, begin, layout, images=None):
+    """The Solution of a batch that began then, with its images if they are together; of a single item, that item."""
+    solution = stack(items, batch_shape, None if images is None else images.reshape(*batch_shape, *images.shape[1:]))
     if batch_shape:
         solution.seconds, solution.threads = time.perf_counter() - begin, max(solution.threads, layout.workers)
         solution.details["layout"] = layout.words(solution.threads)

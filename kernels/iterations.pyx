@@ -53,9 +53,9 @@ cdef Arrays arrays_of(Plan plan, x, q, rhs, spectrum, kept, data, transfer, tupl
     a.field = a.g.d * a.image
     a.x = writable(x, t, x.size)
     a.q = writable(q, t, a.g.d * x.size)
-    a.rhs = writable(rhs, t, x.size)
+    a.rhs = writable(rhs, t, threads * (x.size // a.items))
     size = a.s.rows * a.s.n2
-    a.spectra = writable(spectrum, complex_type, a.items * size)
+    a.spectra = writable(spectrum, complex_type, threads * size)
     a.kept = writable(kept, complex_type, a.items * size)
     a.data = pointer(data, complex_type, a.items * size)
     a.transfer = pointer(transfer, complex_type, size)
@@ -88,10 +88,11 @@ cdef inline void x_update_ends(Arrays *a, ptrdiff_t item, real *x, real *spectru
 
 
 cdef void lower_item(Arrays *a, ptrdiff_t item, int steps, double relaxation, double threshold, double new_threshold,
-                     double weight, int isotropic, double *square, char *scratch, real *x) noexcept nogil:
+                     double weight, int isotropic, double *square, int thread, real *x) noexcept nogil:
     cdef real *q = <real *>a.q + item * a.field
-    cdef real *rhs = <real *>a.rhs + item * a.image
-    cdef real *spectrum = <real *>a.spectra + item * a.spectrum
+    cdef real *rhs = <real *>a.rhs + thread * a.image
+    cdef real *spectrum = <real *>a.spectra + thread * a.spectrum
+    cdef char *scratch = a.scratch + thread * a.scratch_bytes
     cdef double *partial = <double *>(scratch + a.partial_at)
     cdef int step
     for step in range(steps):
@@ -110,7 +111,7 @@ cdef void run_lower(Arrays *a, int steps, double relaxation, double *thresholds,
     cdef ptrdiff_t k
     for k in prange(a.items, num_threads=threads, schedule="dynamic", chunksize=1):
         lower_item(a, k, steps, relaxation, thresholds[k], new_thresholds[k], weights[k], isotropic, squares + k,
-                   a.scratch + threadid() * a.scratch_bytes, x + k * a.image)
+                   threadid(), x + k * a.image)
         thresholds[k] = new_thresholds[k]
 
 
@@ -118,7 +119,8 @@ def lower_iterations(Plan plan, x, q, rhs, spectrum, kept, data, transfer, tuple
                      thresholds, new_thresholds, weights, bint isotropic, squares, int steps, int threads=1):
     """``steps`` iterations of ``solve_lower`` (mathematics.md 4c) on every item.
 
-    Arrays as of ``update_field_divergence_batch`` and ``lower_spectrum_batch``; thresholds become the new ones, squares
+    Arrays as of ``update_field_divergence_batch`` and ``lower_spectrum_batch``, but rhs and spectrum, which hold what is
+    between the steps, one for each thread; thresholds become the new ones, squares
     and kept receive |A X - Y|^2 and X of the last x-update.
     """
     cdef Arrays a
@@ -147,12 +149,13 @@ cdef struct Balls:
     double *thresholds
 
 
-cdef void upper_item(Arrays *a, Upper *u, Balls *b, ptrdiff_t item, int steps, int isotropic, double *squares, char *scratch,
+cdef void upper_item(Arrays *a, Upper *u, Balls *b, ptrdiff_t item, int steps, int isotropic, double *squares, int thread,
                      real *residual, real *target) noexcept nogil:
     cdef real *x = <real *>a.x + item * a.image
     cdef real *q = <real *>a.q + item * a.field
-    cdef real *rhs = <real *>a.rhs + item * a.image
-    cdef real *spectrum = <real *>a.spectra + item * a.spectrum
+    cdef real *rhs = <real *>a.rhs + thread * a.image
+    cdef real *spectrum = <real *>a.spectra + thread * a.spectrum
+    cdef char *scratch = a.scratch + thread * a.scratch_bytes
     cdef double *partial = <double *>(scratch + a.partial_at)
     cdef double sums[3]
     cdef double norm
@@ -177,7 +180,7 @@ cdef void run_upper(Arrays *a, Upper *u, Balls *b, int steps, int isotropic, dou
                     real *target) noexcept nogil:
     cdef ptrdiff_t k
     for k in prange(a.items, num_threads=threads, schedule="dynamic", chunksize=1):
-        upper_item(a, u, b, k, steps, isotropic, squares + 3 * k, a.scratch + threadid() * a.scratch_bytes,
+        upper_item(a, u, b, k, steps, isotropic, squares + 3 * k, threadid(),
                    residual + k * a.spectrum, target + k * a.spectrum)
 
 
@@ -186,7 +189,7 @@ def upper_iterations(Plan plan, x, q, rhs, spectrum, kept, target, data, residua
                      epsilons, bint isotropic, sums, int steps, int threads=1):
     """``steps`` iterations of ``solve_bio``'s splitting "ball" (mathematics.md 4c) on every item.
 
-    Arrays as of ``update_field_batch`` and ``upper_spectrum_batch``; thresholds and shrinks are those of the balls of
+    Arrays as of ``update_field_batch`` and ``upper_spectrum_batch``, rhs and spectrum as above; thresholds and shrinks are those of the balls of
     total variation (``radii``) and of the data (``epsilons``) after the last iteration, sums those of its x-update,
     whose X kept receives.
     """
@@ -201,8 +204,8 @@ def upper_iterations(Plan plan, x, q, rhs, spectrum, kept, target, data, residua
     u = Upper(eta, 0, relaxation, numbers(shifts, items), numbers(field_penalties, items), numbers(data_penalties, items),
               writable_numbers(shrinks, items))
     b = Balls(0, numbers(radii, items), numbers(epsilons, items), writable_numbers(thresholds, items))
-    D = pointer(target, complex_type, spectrum.size)
-    E = writable(residual, complex_type, spectrum.size)
+    D = pointer(target, complex_type, data.size)
+    E = writable(residual, complex_type, data.size)
     a = arrays_of(plan, x, q, rhs, spectrum, kept, data, transfer, laplacian, copies, threads)
     b.pixels = a.g.n0 * a.g.n1 * a.g.n2
     with nogil:

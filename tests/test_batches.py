@@ -104,7 +104,7 @@ def test_kspace(level, real):
 def test_neighbours_order_slots_and_threads_do_not_matter(level, threads, monkeypatch):
     """One or two slots for seven items: each is refilled several times, in another order than the items'."""
     A, y = scene(count=7)
-    item = bioperf.batched.arrays.SLOT_IMAGES * y[0].nbytes
+    item = bioperf.batched.arrays.STATE_IMAGES * y[0].nbytes
     reference = level(A, y[:5])
     for memory in (item, 2 * item, 1 << 23):
         monkeypatch.setattr(bioperf.batched.arrays, "MEMORY", memory)

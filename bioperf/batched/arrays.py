@@ -5,10 +5,10 @@ import numpy as np
 from .._fourier import compiled_iterations, intensity_range
 from ..fft import plan_fft, workspace
 
-# A slot's fields and spectra together, in images of the field's dtype (four fields of d components counted as d).
-SLOT_IMAGES = 12
-# What the slots of a batch may take together: near the caches, but enough slots for one check to serve several.
-MEMORY, SLOTS = 1 << 23, 32
+# A slot's arrays together, in images: what an iteration needs of it, and all of them.
+STATE_IMAGES, SLOT_IMAGES = 6, 12
+# What the slots of a thread may take together: near the caches, but enough slots for one check to serve several.
+MEMORY, SLOTS = 1 << 22, 32
 
 
 class HostArrays:
@@ -38,7 +38,7 @@ class HostArrays:
 
     def capacity(self, count):
         """Slots for items of which there are so many."""
-        item = SLOT_IMAGES * self.problem.pixels * self.problem.dtype.itemsize
+        item = STATE_IMAGES * self.problem.pixels * self.problem.dtype.itemsize
         return min(count, max(1, min(SLOTS, MEMORY // item)))
 
     def empty(self, count, kind):
@@ -58,6 +58,10 @@ class HostArrays:
 
     def groups(self, slots):
         """The slots as indices that one update at a time takes."""
+        return [slice(slot, slot + 1) for slot in slots]
+
+    def stretches(self, slots, active):
+        """Slices of slots that together hold these, of the ``active`` ones."""
         return [slice(slot, slot + 1) for slot in slots]
 
     def per_item(self, numbers, array):
@@ -114,12 +118,12 @@ class HostArrays:
         shrinks[norms == 0] = 1
         np.minimum(shrinks, 1, out=shrinks)
 
-    def forward(self, images, spectra, count):
-        """The transforms of the first ``count`` items; the images may be overwritten."""
-        self._each(self.fft.forward, 0, images[:count], spectra[:count])
+    def forward(self, images, spectra, slots):
+        """The transforms of the items in a slice of the slots; the images may be overwritten."""
+        self._each(self.fft.forward, 0, images[slots], spectra[slots])
 
-    def inverse(self, spectra, images, count):
-        self._each(self.fft.inverse, 1, spectra[:count], images[:count])
+    def inverse(self, spectra, images, slots):
+        self._each(self.fft.inverse, 1, spectra[slots], images[slots])
 
     def _each(self, transform, own, sources, targets):
         for source, target in zip(sources, targets, strict=True):

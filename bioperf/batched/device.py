@@ -112,6 +112,9 @@ class DeviceArrays:
     def groups(self, slots):
         return [slots] if len(slots) else []
 
+    def stretches(self, slots, active):
+        return [slice(0, active)] if len(slots) else []
+
     def capacity(self, count):
         group = self.operator.group
         count = -(-count // group) * group
@@ -187,12 +190,12 @@ class DeviceArrays:
         norms = (self.problem.pixels * squares).sqrt()
         shrinks.copy_(self.torch.where(norms > 0, (radii / norms).clamp(max=1.0), 1.0))
 
-    def forward(self, images, spectra, count):
-        for group in self._groups(count):
+    def forward(self, images, spectra, slots):
+        for group in self._groups(slots.stop):
             self.operator.group_forward(images[group], out=spectra[group])
 
-    def inverse(self, spectra, images, count):
-        for group in self._groups(count):
+    def inverse(self, spectra, images, slots):
+        for group in self._groups(slots.stop):
             self.operator.group_inverse(spectra[group], out=images[group])
 
     def _groups(self, count):

@@ -9,6 +9,14 @@ from ..progress import diverged
 from ..solution import Solution
 
 
+def is_among(iterations, chosen):
+    """Which of the iterations are among a set of a few."""
+    found = np.zeros(iterations.shape, bool)
+    for iteration in chosen:
+        found |= iterations == iteration
+    return found
+
+
 class Queue:
     """Items that wait to be solved, and where their results go; several threads may take from it.
 
@@ -18,15 +26,20 @@ class Queue:
         Items.
     result : array, shape (count, *spatial)
         Receives the images.
+    workers : int, optional
+        Who share the items: nobody takes more than half of a fair share of what is left, so that all end together.
+        None: whoever asks takes what it wants.
     """
 
-    def __init__(self, count, result):
-        self.count, self.result, self.solutions = count, result, [None] * count
+    def __init__(self, count, result, workers=None):
+        self.count, self.result, self.solutions, self.workers = count, result, [None] * count, workers
         self._next, self._lock = 0, threading.Lock()
 
     def take(self, wanted):
         """The numbers of the next items, at most so many."""
         with self._lock:
+            if self.workers:
+                wanted = min(wanted, -(-(self.count - self._next) // (2 * self.workers)))
             first, self._next = self._next, min(self.count, self._next + wanted)
             return np.arange(first, self._next)
 

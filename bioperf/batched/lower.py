@@ -14,7 +14,7 @@ from .._kkt import (
     rounding_floors,
 )
 from ..progress import outcome
-from .items import Batch
+from .items import Batch, is_among
 
 
 class LowerBatch(Batch):
@@ -76,9 +76,9 @@ class LowerBatch(Batch):
         if a.iterations and steps:
             p = self.problem
             a.iterations.lower_iterations(
-                a.plan, self.x[now], self.q[now], self.rhs[now], self.spectrum[now], self.kept[now], self.data[now],
+                a.plan, self.x[now], self.q[now], self.rhs[:1], self.spectrum[:1], self.kept[now], self.data[now],
                 p.transfer, p.laplacian, p.copies, RELAXATION, self.theta[now], self.new_theta[now], self.weight[now],
-                self.isotropic, self.squares[now], steps, threads=a.threads,
+                self.isotropic, self.squares[now], steps,
             )  # fmt: skip
         else:
             for step in range(steps):
@@ -100,7 +100,7 @@ class LowerBatch(Batch):
     def _image(self, now, keep):
         """Step 3; ``keep`` keeps the spectrum for the KKT residual."""
         p, a, spectrum = self.problem, self.arrays, self.spectrum[now]
-        a.forward(self.rhs, self.spectrum, self.active)
+        a.forward(self.rhs, self.spectrum, now)
         a.zero_mean(spectrum)
         self.kernels.lower_spectrum_batch(
             spectrum, p.transfer, self.data[now], p.laplacian, self.weight[now], self.zeros[now], p.copies,
@@ -108,7 +108,7 @@ class LowerBatch(Batch):
         )  # fmt: skip
         if keep:
             self.kept[now] = spectrum
-        a.inverse(self.spectrum, self.x, self.active)
+        a.inverse(self.spectrum, self.x, now)
 
     def _rescale(self, slots):
         """Other penalties between the two halves of an iteration, the multipliers the same."""
@@ -137,9 +137,9 @@ class LowerBatch(Batch):
         lower_bound = dual_value_each(square, pairing, excess) + self.constant[now]
         complementarity = beyond_rounding_each(slack, gamma * self.tv_rounding[now], objective)
         last = done == self.max_iter
-        balance = (self.fixed_penalty is None) & np.isin(done, list(BALANCE_AT)) & (gv > 0)
+        balance = (self.fixed_penalty is None) & is_among(done, BALANCE_AT) & (gv > 0)
         wanted = due & ((complementarity <= self.tol) | balance | last)
-        kkt = np.where(wanted, self._kkt_residual(now), np.nan) if wanted.any() else np.full(len(done), np.nan)
+        kkt = np.where(wanted, self._kkt_residual(now, np.flatnonzero(wanted)), np.nan)
         converged = (complementarity <= self.tol) & (kkt <= self.kkt_tol)
         self.record(
             due, objective=objective, lower_bound=lower_bound, complementarity=complementarity, kkt_residual=kkt,
@@ -157,21 +157,22 @@ class LowerBatch(Batch):
             self.x[now], self.q[now], self.theta[now], self.isotropic, self.status[now], threads=self.arrays.threads
         )
 
-    def _kkt_residual(self, now):
-        """|A^T(Ax - y) + grad^T mu| / |grad^T mu| at x and the clipped field's multiplier."""
-        self.arrays.run((self.active, "kkt"), self._measure_kkt, now)
+    def _kkt_residual(self, now, wanted):
+        """|A^T(Ax - y) + grad^T mu| / |grad^T mu| at x and the clipped field's multiplier, where it is wanted."""
+        for slots in self.arrays.stretches(wanted, self.active):
+            self.arrays.run((slots.stop, "kkt"), self._measure_kkt, slots)
         error, size = np.sqrt(self.problem.pixels * self.arrays.host(self.kkt_sums[now])).T
         return beyond_rounding_each(error, self.rounding[now], size)
 
-    def _measure_kkt(self, now):
-        p, a, rhs, spectrum = self.problem, self.arrays, self.rhs[now], self.spectrum[now]
+    def _measure_kkt(self, slots):
+        p, a, rhs, spectrum = self.problem, self.arrays, self.rhs[slots], self.spectrum[slots]
         self.kernels.field_divergence_batch(
-            self.q[now], self.theta[now], self.isotropic, 0.0, 1.0, rhs, threads=a.threads
+            self.q[slots], self.theta[slots], self.isotropic, 0.0, 1.0, rhs, threads=a.threads
         )
-        a.forward(self.rhs, self.spectrum, self.active)
+        a.forward(self.rhs, self.spectrum, slots)
         self.kernels.lower_kkt_batch(
-            self.kept[now], spectrum, p.transfer, self.data[now], self.weight[now], p.copies, self.kkt_sums[now],
-            threads=a.threads,
+            self.kept[slots], spectrum, p.transfer, self.data[slots], self.weight[slots], p.copies,
+            self.kkt_sums[slots], threads=a.threads,
         )  # fmt: skip
 
     def finish(self, slot):

@@ -15,18 +15,22 @@ from .._upper import (
     start_penalty,
 )
 from ..progress import outcome
-from .items import Batch
+from .items import Batch, is_among
 
 
 @dataclass(frozen=True)
 class UpperItem:
-    """The upper level's problem of one item: ybar, D, the bounds of TV(x) and |A x - ybar|, and where to start."""
+    """The upper level's problem of one item: ybar, D, the bounds of TV(x) and |A x - ybar|, and where to start.
 
-    ybar: np.ndarray
+    ``ybar`` None stands for A xbar.
+    """
+
+    ybar: np.ndarray | None
     target: np.ndarray
     bound: float
     epsilon: float
     x0: np.ndarray
+    xbar: np.ndarray | None = None
 
 
 class UpperBatch(Batch):
@@ -63,15 +67,20 @@ class UpperBatch(Batch):
         given = [self.items[item] for item in items]
         epsilon, bound = (np.array(values) for values in zip(*((g.epsilon, g.bound) for g in given), strict=True))
         self.bound[slots], self.epsilon[slots] = bound, epsilon
-        data, _ = a.coefficients(a.stack([g.ybar for g in given]))
+        start = a.stack([g.x0 for g in given])
+        fitted = given[0].ybar is None
+        if fitted:
+            own = all(g.x0 is g.xbar for g in given)
+            data = p.transfer * a.image_coefficients(start if own else a.stack([g.xbar for g in given]))
+        else:
+            data, _ = a.coefficients(a.stack([g.ybar for g in given]))
         target = a.image_coefficients(a.stack([g.target for g in given]))
         self.data[slots], self.target[slots] = data, target
         norm = np.sqrt(a.square_norms(data))
         self.norm[slots], self.target_square[slots] = np.where(norm > 0, norm, 1.0), a.square_norms(target)
-        start = a.stack([g.x0 for g in given])
         self.x[slots] = start
         a.gradient(self.x, self.q, slots)
-        residual = p.transfer * a.image_coefficients(start) - data
+        residual = 0 * data if fitted and own else p.transfer * a.image_coefficients(start) - data
         self.residual[slots] = residual
         a.put(self.ball, slots, epsilon)
         a.put(self.radius, slots, bound)
@@ -94,10 +103,10 @@ class UpperBatch(Batch):
         if a.iterations:
             p = self.problem
             a.iterations.upper_iterations(
-                a.plan, self.x[now], self.q[now], self.rhs[now], self.spectrum[now], self.kept[now], self.target[now],
+                a.plan, self.x[now], self.q[now], self.rhs[:1], self.spectrum[:1], self.kept[now], self.target[now],
                 self.data[now], self.residual[now], p.transfer, p.laplacian, p.copies, self.eta, self.shift[now],
                 self.field_weight[now], self.data_weight[now], RELAXATION, self.shrink[now], self.theta[now],
-                self.radius[now], self.ball[now], self.isotropic, self.squares[now], steps, threads=a.threads,
+                self.radius[now], self.ball[now], self.isotropic, self.squares[now], steps,
             )  # fmt: skip
         else:
             for step in range(steps):
@@ -122,7 +131,7 @@ class UpperBatch(Batch):
         self.kernels.field_divergence_batch(
             self.q[now], self.theta[now], self.isotropic, 1.0, -2.0, rhs, threads=a.threads
         )
-        a.forward(self.rhs, self.spectrum, self.active)
+        a.forward(self.rhs, self.spectrum, now)
         a.zero_mean(spectrum)
         self.kernels.upper_spectrum_batch(
             spectrum, self.target[now], p.transfer, self.data[now], self.residual[now], p.laplacian, self.eta,
@@ -132,7 +141,7 @@ class UpperBatch(Batch):
         a.shrink(self.squares[now, 0], self.ball[now], self.shrink[now])
         if keep:
             self.kept[now] = spectrum
-        a.inverse(self.spectrum, self.x, self.active)
+        a.inverse(self.spectrum, self.x, now)
 
     def check(self, due):
         p, a, now = self.problem, self.arrays, slice(self.active)
@@ -159,7 +168,7 @@ class UpperBatch(Batch):
         ended = due & (converged | (done == self.max_iter))
         if self.fixed_penalties is None:
             self._balance(
-                due & ~ended & np.isin(done, list(BALANCE_AT)) & (np.abs(gap) > self.tol), gap < 0,
+                due & ~ended & is_among(done, BALANCE_AT) & (np.abs(gap) > self.tol), gap < 0,
                 data_excess > DATA_TOL_FACTOR * tv_excess, shrink,
             )  # fmt: skip
         self.numbers_at_check = objective, lower_bound, gap, tv_excess, data_excess, kkt, converged
@@ -174,7 +183,7 @@ class UpperBatch(Batch):
         self.kernels.field_divergence_batch(
             self.q[now], self.theta[now], self.isotropic, 0.0, 1.0, rhs, threads=a.threads
         )
-        a.forward(self.rhs, self.spectrum, self.active)
+        a.forward(self.rhs, self.spectrum, now)
         self.multiplier[now] = self.data_weight[now] * (1 - self.shrink[now])
         self.kernels.upper_dual_batch(
             spectrum, self.kept[now], self.residual[now], self.target[now], p.transfer, self.data[now], self.eta,
