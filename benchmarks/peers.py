@@ -25,6 +25,7 @@ with DIR, of ``_reference.json``.  ``rivals/`` has a file for each package: thos
 import argparse
 import os
 import platform
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -176,6 +177,9 @@ def interpreters(pairs):
     found = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
     if len(found) != len(pairs) or set(found) - set(RIVALS):
         raise SystemExit(f"--python: expected NAME=PATH with NAME one of {', '.join(RIVALS)}, each once, got {pairs}")
+    for name, path in found.items():
+        if shutil.which(path) is None:
+            raise SystemExit(f"--python {name}: no interpreter at {path}")
     return found
 
 

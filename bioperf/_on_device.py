@@ -29,7 +29,7 @@ def lower_on_device(A, y, tv_weight, x0, device, options):
             result[k] = arrays.torch.as_tensor(items[k].x)
     rest = [k for k, item in enumerate(items) if item is None]
     if rest:
-        queue = Queue(len(rest), arrays.results(len(rest)))
+        queue = Queue(len(rest), arrays.results(len(rest)), names=rest)
         starts = None if x0 is None else x0[rest]
         LowerBatch(data.problem, arrays, queue, y[rest], weights[rest], starts, **options).run()
         for k, item in zip(rest, queue.solutions, strict=True):

@@ -171,7 +171,7 @@ def solve_lower(
         data, starts = [y[k] for k in rest], None if x0 is None else [x0[k] for k in rest]
         weights = np.array([models[k].tv_weight for k in rest])
         options = {"isotropic": bool(isotropic), "tol": tol, "max_iter": max_iter, "penalty": penalty}
-        queue = Queue(len(rest), np.empty((len(rest), *A.shape), problem.dtype), layout.workers)
+        queue = Queue(len(rest), np.empty((len(rest), *A.shape), problem.dtype), layout.workers, rest)
 
         def make():
             return LowerBatch(problem, HostArrays(problem), queue, data, weights, starts, **options)

@@ -29,10 +29,13 @@ class Queue:
     workers : int, optional
         Who share the items: nobody takes more than half of a fair share of what is left, so that all end together.
         None: whoever asks takes what it wants.
+    names : sequence of int, optional
+        What the items are called in an error; 0, 1, ... by default.
     """
 
-    def __init__(self, count, result, workers=None):
+    def __init__(self, count, result, workers=None, names=None):
         self.count, self.result, self.solutions, self.workers = count, result, [None] * count, workers
+        self.names = range(count) if names is None else names
         self._next, self._lock = 0, threading.Lock()
 
     def take(self, wanted):
@@ -136,7 +139,8 @@ class Batch:
         bad = due & ~np.isfinite(row["objective"])
         if bad.any():
             first = int(np.flatnonzero(bad)[0])
-            raise diverged(f"{self.stage}, item {self.item[first]} of the batch", int(self.done[first]))
+            name = self.queue.names[self.item[first]]
+            raise diverged(f"{self.stage}, item {name} of the batch", int(self.done[first]))
         now = slice(self.active)
         seconds = time.perf_counter() - self.begun[now]
         row = {"iteration": self.done[now], "seconds": seconds, **row}
