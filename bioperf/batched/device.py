@@ -5,6 +5,7 @@ import numpy as np
 from .._fourier import FourierProblem
 from .._validation import check_choice
 from ..kernels import get_backend
+from ..kernels._driver import simulated
 from ..learning import require_torch
 from ..operators import MultiCoilFourier
 from ..operators.device import as_tensor, device_operator, image_kinds, is_device_array, like, numpy_dtype
@@ -34,15 +35,9 @@ def device_of(y, device):
             return None
     get_backend("cuda")
     torch = require_torch("arrays on a GPU")
-    if _simulated():
+    if simulated():
         return torch.device("cpu")
     return torch.as_tensor(y).device if device is None else torch.device(device)
-
-
-def _simulated():
-    from ..kernels._cuda_common import SIMULATED
-
-    return SIMULATED
 
 
 def refuse_on_device(**unsupported):

@@ -1,6 +1,5 @@
 """``bioperf info``: what is installed and what would run."""
 
-import os
 import platform
 import sys
 from importlib import metadata
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import bioperf
 from bioperf.kernels import available_backends, available_threads
+from bioperf.kernels._driver import simulated
 
 from .report import print_rows
 
@@ -31,7 +31,7 @@ def print_info():
         ],
     )
     rows = [(f"backend {name}", _state(state)) for name, state in backends.items()]
-    if backends["cuda"] is True and os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0"):
+    if backends["cuda"] is True and simulated():
         rows[-1] = ("backend cuda", "simulated by Numba, for tests: NUMBA_ENABLE_CUDASIM is set")
     rows += [(f"FFT {name}", _state(state)) for name, state in bioperf.fft.available_libraries().items()]
     rows += [
