@@ -183,6 +183,7 @@ def deblur(
         return _restore(A, image[0], boundary, *image[1:], epsilon, kappa, options)
 
     solution = finished(layout.each(restore, images), planes.shape[:-d], begin, layout)
+    solution.seconds = time.perf_counter() - begin
     if channel_axis is not None:
         solution.x = np.ascontiguousarray(np.moveaxis(solution.x, -d - 1, channel_axis))
     if place is not None:

@@ -34,6 +34,7 @@ def test_defaults_restore_and_certify(dtype):
     assert restored >= bioperf.psnr(solution.details["lower_image"], image)
     assert solution.details["noise_std"] == pytest.approx(NOISE, rel=0.2)
     assert set(solution.details["seconds"]) == {"lower", "target", "upper"}
+    assert solution.seconds >= sum(solution.details["seconds"].values())
 
 
 @pytest.mark.parametrize("target", ["identity", "deconv"])
