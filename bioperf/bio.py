@@ -247,8 +247,8 @@ def solve_bio(
     if learned is not None:
         learned = _resolve_learned(learned, splitting, problem)
     # what does not depend on epsilon and kappa is computed once for all of them
-    observed, goals, variations = np.broadcast_to(y, (*lower_shape, *A.data_shape)), {}, {}
-    starts = {}
+    observed = np.broadcast_to(y, (*lower_shape, *A.data_shape))
+    starts, variations, goals = {}, {}, {}
     if isinstance(target, FromArray):
         target = FromArray(np.broadcast_to(target.array, (*batch_shape, *A.shape)))
     items = []

@@ -8,7 +8,7 @@ import numpy as np
 from ._fourier import FourierProblem
 from ._validation import as_images, check_choice, check_number
 from .batched import Layout
-from .batched.device import device_of
+from .batched.device import device_of, refuse_on_device
 from .bio import solve_bio
 from .boundary import extend_periodically, fill_margin
 from .lower import finished, intensity_range, solve_lower
@@ -140,8 +140,7 @@ def deblur(
     d = psf.ndim
     given, place = y, device_of(y, device)
     if place is not None:
-        if callback is not None:
-            raise ValueError("callback: not available on a GPU; leave it out, or restore on the CPU (NumPy arrays)")
+        refuse_on_device(callback=callback)
         y = to_host(y)
     y = as_images("y", y, ndim=d if channel_axis is None else d + 1)
     check_choice("boundary", boundary, ("periodic", "unknown"))

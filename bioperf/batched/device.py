@@ -77,19 +77,19 @@ class DeviceArrays:
 
     def __init__(self, problem):
         self.problem, self.operator, self.kernels = problem, problem.operator, get_backend("cuda")
-        self.torch, self.device_name = problem.operator.torch, problem.device
+        self.torch, self.place = problem.operator.torch, problem.device
         self._graphs = {}
         torch, shape = self.torch, problem.shape
-        self._dtype = getattr(torch, problem.dtype.name)
+        self.dtype = getattr(torch, problem.dtype.name)
         spectrum = (*shape[:-1], shape[-1] // 2 + 1) if problem.dtype.kind == "f" else shape
         self._kinds = {
-            "image": (shape, self._dtype),
-            "field": (problem.field_shape, self._dtype),
+            "image": (shape, self.dtype),
+            "field": (problem.field_shape, self.dtype),
             "spectrum": (spectrum, getattr(torch, np.result_type(problem.dtype, np.complex64).name)),
         }
 
     def run(self, key, function, *arguments):
-        if self.device_name.type != "cuda":
+        if self.place.type != "cuda":
             function(*arguments)
             return
         graph = self._graphs.get(key)
@@ -113,18 +113,18 @@ class DeviceArrays:
     def capacity(self, count):
         group = self.operator.group
         count = -(-count // group) * group
-        if self.device_name.type != "cuda":
+        if self.place.type != "cuda":
             return count
-        free, _ = self.torch.cuda.mem_get_info(self.device_name)
+        free, _ = self.torch.cuda.mem_get_info(self.place)
         item = (SLOT_IMAGES + 2 * len(self.problem.shape)) * self.problem.pixels * self.problem.dtype.itemsize
         return max(group, min(count, int(SHARE_OF_MEMORY * free) // item // group * group))
 
     def empty(self, count, kind):
         shape, dtype = self._kinds[kind]
-        return self.torch.zeros((count, *shape), dtype=dtype, device=self.device_name)
+        return self.torch.zeros((count, *shape), dtype=dtype, device=self.place)
 
     def numbers(self, *shape):
-        return self.torch.zeros(shape, dtype=self.torch.float64, device=self.device_name)
+        return self.torch.zeros(shape, dtype=self.torch.float64, device=self.place)
 
     def results(self, count):
         return self.empty(count, "image")
@@ -133,13 +133,13 @@ class DeviceArrays:
         return numbers.cpu().numpy()
 
     def device(self, numbers):
-        return self.torch.as_tensor(numbers, dtype=self.torch.float64, device=self.device_name)
+        return self.torch.as_tensor(numbers, dtype=self.torch.float64, device=self.place)
 
     def put(self, numbers, slots, values):
         numbers[slots] = self.device(values)
 
     def per_item(self, numbers, array):
-        numbers = self.torch.as_tensor(numbers, dtype=array.real.dtype, device=self.device_name)
+        numbers = self.torch.as_tensor(numbers, dtype=array.real.dtype, device=self.place)
         return numbers.reshape(-1, *[1] * (array.ndim - 1))
 
     def stack(self, items):
@@ -162,7 +162,7 @@ class DeviceArrays:
         return np.where(found > 0, found, 1.0)
 
     def norms(self, y):
-        copies = self.torch.ones((), dtype=y.real.dtype, device=self.device_name)
+        copies = self.torch.ones((), dtype=y.real.dtype, device=self.place)
         return np.sqrt(self.host(self.operator.square_norms(y.to(self._kinds["spectrum"][1]), copies)))
 
     def square_norms(self, spectra):
@@ -174,7 +174,7 @@ class DeviceArrays:
     def total_variations(self, x, isotropic):
         """TV of each image, on the host."""
         zeros, sums = self.numbers(len(x)), self.numbers(len(x), 6)
-        field = self.torch.zeros((len(x), *self.problem.field_shape), dtype=self._dtype, device=self.device_name)
+        field = self.torch.zeros((len(x), *self.problem.field_shape), dtype=self.dtype, device=self.place)
         self.kernels.field_status_batch(x.contiguous(), field, zeros, isotropic, sums)
         return self.host(sums[:, 0])
 
@@ -229,7 +229,7 @@ class DeviceBatch:
         own = tuple(tensor.shape[: tensor.ndim - len(self.problem.shape)])
         if own not in (batch_shape, self.shape):
             raise ValueError(f"{name}: expected shape {(*batch_shape, *self.problem.shape)}, got {tuple(tensor.shape)}")
-        return self.flat(tensor.to(self.arrays._dtype), batch_shape)
+        return self.flat(tensor.to(self.arrays.dtype), batch_shape)
 
     def flat(self, tensor, batch_shape):
         """(count, *spatial) of a tensor whose batch axes broadcast to batch_shape."""
