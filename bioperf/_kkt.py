@@ -2,6 +2,8 @@
 
 import numpy as np
 
+# What ``solve_lower`` takes by default.
+LOWER_TOL, LOWER_MAX_ITER = 1e-4, 2000
 CHECK_EVERY = 5
 # Penalty gamma / (image range) times this: within a few iterations of the best one on every problem tried.
 PENALTY_FACTOR = 30.0

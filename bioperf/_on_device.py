@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 
+from ._kkt import LOWER_MAX_ITER, LOWER_TOL
 from ._validation import batch_of, check_numbers
 from .batched import LowerBatch, Queue, UpperBatch, UpperItem
 from .batched.device import DeviceBatch
@@ -22,16 +23,17 @@ def lower_on_device(A, y, tv_weight, x0, device, options):
     if x0 is not None:
         x0 = data.images("x0", x0, batch_shape)
     items, result = [None] * len(weights), arrays.results(len(weights))
-    for k in np.flatnonzero(weights > arrays.ranges(arrays.data_images(y))):
+    observed = data.problem.operator.data_image(y)
+    for k in np.flatnonzero(weights > arrays.ranges(observed)):
         model = LowerModel(float(weights[k]), 0.0, None, options["isotropic"])
-        items[k] = without_iterating(data.problem.host, y[k].cpu().numpy(), model)
+        items[k] = without_iterating(data.problem.host, y[k].cpu().numpy(), observed[k].cpu().numpy(), model)
         if items[k] is not None:
             result[k] = arrays.torch.as_tensor(items[k].x)
     rest = [k for k, item in enumerate(items) if item is None]
     if rest:
         queue = Queue(len(rest), arrays.results(len(rest)), names=rest)
         starts = None if x0 is None else x0[rest]
-        LowerBatch(data.problem, arrays, queue, y[rest], weights[rest], starts, **options).run()
+        LowerBatch(data.problem, arrays, queue, y[rest], observed[rest], weights[rest], starts, **options).run()
         for k, item in zip(rest, queue.solutions, strict=True):
             items[k] = item
         result[rest] = queue.result
@@ -50,7 +52,8 @@ def bio_on_device(A, y, target, tv_weight, lower, ybar, epsilon, kappa, x0, devi
     begin = time.perf_counter()
     solution = lower if isinstance(lower, Solution) else None
     if lower is None:
-        solution = lower_on_device(A, data.y, tv_weight, None, device, _lower_options(isotropic))
+        lower_options = {"isotropic": isotropic, "tol": LOWER_TOL, "max_iter": LOWER_MAX_ITER, "penalty": None}
+        solution = lower_on_device(A, data.y, tv_weight, None, device, lower_options)
     xbar = data.images("lower", solution.x if solution is not None else lower, lower_shape)
     variations = data.arrays.total_variations(xbar, isotropic).reshape(lower_shape)
     bounds = (1 + kappas) * np.broadcast_to(variations, batch_shape).ravel()
@@ -71,15 +74,6 @@ def bio_on_device(A, y, target, tv_weight, lower, ybar, epsilon, kappa, x0, devi
     found = _finished(queue.solutions, batch_shape, data.result(queue.result, batch_shape), begin)
     found.details["lower"] = solution
     return found
-
-
-def _lower_options(isotropic):
-    import inspect
-
-    from .lower import solve_lower
-
-    defaults = inspect.signature(solve_lower).parameters
-    return {"isotropic": isotropic, "penalty": None} | {name: defaults[name].default for name in ("tol", "max_iter")}
 
 
 def _target_images(data, target, xbar, tv_weights, isotropic, batch_shape):

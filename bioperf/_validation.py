@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from .kernels import on_device
+
 
 def as_images(name, a, shape=None, ndim=None):
     """A C-contiguous float32 or float64 array of finite images (..., *shape).
@@ -27,7 +29,7 @@ def as_images(name, a, shape=None, ndim=None):
 
 
 def _on_host(name, a):
-    if getattr(a, "is_cuda", False) or hasattr(a, "__cuda_array_interface__"):
+    if on_device(a):
         raise TypeError(f"{name}: lies in a GPU's memory, this runs on the CPU; pass {name}.cpu().numpy()")
     return np.asarray(a)
 

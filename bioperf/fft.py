@@ -107,6 +107,18 @@ def workspace(shapes_and_dtypes):
     return arrays
 
 
+def spectrum_copies(length, dtype):
+    """How often each coefficient of the last axis stands in the full spectrum; 1, 2, ..., 2[, 1] for real images."""
+    dtype = np.dtype(dtype)
+    if dtype.kind == "c":
+        return np.ones(length, np.empty(0, dtype).real.dtype)
+    copies = np.full(length // 2 + 1, 2, dtype)
+    copies[0] = 1
+    if length % 2 == 0:
+        copies[-1] = 1
+    return copies
+
+
 class FFT:
     """``forward`` and ``inverse`` between images and their spectra (half spectra for real images).
 
@@ -149,14 +161,8 @@ class FFT:
         )
 
     def copies(self):
-        """How often each coefficient of the last axis stands in the full spectrum: 1, 2, ..., 2[, 1]."""
-        if not self.real:
-            return np.ones(self.shape[-1], self.real_dtype)
-        copies = np.full(self.spectrum_shape[-1], 2, self.dtype)
-        copies[0] = 1
-        if self.shape[-1] % 2 == 0:
-            copies[-1] = 1
-        return copies
+        """``spectrum_copies`` of the last axis."""
+        return spectrum_copies(self.shape[-1], self.dtype)
 
 
 class _Compiled(FFT):

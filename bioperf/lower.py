@@ -14,6 +14,8 @@ from ._kkt import (
     BALANCED,
     CHECK_EVERY,
     KKT_FACTOR,
+    LOWER_MAX_ITER,
+    LOWER_TOL,
     PENALTY_FACTOR,
     beyond_rounding,
     dual_value,
@@ -52,8 +54,8 @@ def solve_lower(
     wavelet="haar",
     isotropic=False,
     method="admm",
-    tol=1e-4,
-    max_iter=2000,
+    tol=LOWER_TOL,
+    max_iter=LOWER_MAX_ITER,
     x0=None,
     penalty=None,
     change_tol=None,
@@ -163,18 +165,20 @@ def solve_lower(
 
     begin = time.perf_counter()
     problem = problem_for(A, A.image_dtype(y[0]), threads)
-    items = [without_iterating(problem, item, model) for item, model in zip(y, models, strict=True)]
+    observed = [A.data_image(item) for item in y]
+    items = [without_iterating(problem, *item) for item in zip(y, observed, models, strict=True)]
     rest = [k for k, item in enumerate(items) if item is None]
     layout, images = Layout(len(rest), A.shape, threads), None
     plain = method == "admm" and callback is None and change_tol is None and isinstance(problem, FourierProblem)
     if layout.together and plain and not any(model.transform for model in models):
-        data, starts = [y[k] for k in rest], None if x0 is None else [x0[k] for k in rest]
+        data, images_of_data = [y[k] for k in rest], [observed[k] for k in rest]
+        starts = None if x0 is None else [x0[k] for k in rest]
         weights = np.array([models[k].tv_weight for k in rest])
         options = {"isotropic": bool(isotropic), "tol": tol, "max_iter": max_iter, "penalty": penalty}
         queue = Queue(len(rest), np.empty((len(rest), *A.shape), problem.dtype), layout.workers, rest)
 
         def make():
-            return LowerBatch(problem, HostArrays(problem), queue, data, weights, starts, **options)
+            return LowerBatch(problem, HostArrays(problem), queue, data, images_of_data, weights, starts, **options)
 
         solutions = run_batches(make, queue, layout)
         if len(rest) == len(items):
@@ -186,9 +190,8 @@ def solve_lower(
 
         def one(k):
             own = problem if layout.workers == 1 else problem_for(A, problem.dtype, layout.threads)
-            data_image = A.data_image(y[k])
-            start = data_image if x0 is None else x0[k]
-            spread = intensity_range(data_image)
+            start = observed[k] if x0 is None else x0[k]
+            spread = intensity_range(observed[k])
             return solve(own, y[k], models[k], tol, max_iter, start, spread, penalty, change_tol, callback)
 
         solutions = layout.each(one, rest)
@@ -236,9 +239,9 @@ def images_like(A, y, batch_shape):
     return np.broadcast_to(np.zeros((), A.image_dtype(y)), (*batch_shape, *A.shape))
 
 
-def without_iterating(problem, y, model):
+def without_iterating(problem, y, observed, model):
     """The solution for weights so large that it is a constant image or 0, with its proof; else None."""
-    if max(model.tv_weight, model.sparse_weight) <= intensity_range(problem.A.data_image(y)):
+    if max(model.tv_weight, model.sparse_weight) <= intensity_range(observed):
         return None
     if model.sparse_weight:
         x = np.zeros(problem.shape, problem.dtype)

@@ -19,7 +19,7 @@ import numpy as np
 from . import _driver
 from ._threads import available_threads, threads_for
 
-__all__ = ["Backend", "available_backends", "available_threads", "get_backend", "run_tasks", "threads_for"]
+__all__ = ["Backend", "available_backends", "available_threads", "get_backend", "on_device", "run_tasks", "threads_for"]
 
 # In the order of preference of "auto", which takes CUDA for arrays in device memory alone.
 _MODULES = {"cython": "._cython", "numba": "._numba", "reference": "._reference", "cuda": "._cuda"}
@@ -79,13 +79,14 @@ def get_backend(name="auto", like=None):
         If there is no backend of that name.
     """
     if name == "auto":
-        return _backend("cuda") if _on_device(like) else _auto()
+        return _backend("cuda") if on_device(like) else _auto()
     if name not in _MODULES:
         raise ValueError(f"unknown backend {name!r}; choose from {['auto', *_MODULES]}")
     return _backend(name)
 
 
-def _on_device(a):
+def on_device(a):
+    """Whether an array lies in a GPU's memory: a CUDA tensor of torch, a CuPy array, ..."""
     # A tensor that requires a gradient raises where it is asked for the interface.
     return a is not None and (getattr(a, "is_cuda", False) or hasattr(a, "__cuda_array_interface__"))
 

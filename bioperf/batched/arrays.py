@@ -71,10 +71,6 @@ class HostArrays:
     def stack(self, items):
         return np.stack(items)
 
-    def data_images(self, y):
-        """The operator's images of the data (zero-filled for k-space)."""
-        return np.stack([self.problem.A.data_image(item) for item in y])
-
     def coefficients(self, y):
         """The operator's Fourier coefficients of the data, and what of each item's data no image reaches."""
         found = [self.problem.A.coefficients(item, self.fft) for item in y]

@@ -4,11 +4,11 @@ import numpy as np
 
 from .._fourier import FourierProblem
 from .._validation import check_choice
-from ..kernels import get_backend
+from ..kernels import get_backend, on_device
 from ..kernels._driver import simulated
 from ..learning import require_torch
 from ..operators import MultiCoilFourier
-from ..operators.device import as_tensor, device_operator, image_kinds, is_device_array, like, numpy_dtype
+from ..operators.device import as_tensor, device_operator, image_kinds, like, numpy_dtype
 from .arrays import SLOT_IMAGES
 
 # What the slots of a batch may take of the memory that is free.
@@ -25,12 +25,12 @@ def device_of(y, device):
     ImportError
         If the GPU cannot be used, saying why.
     """
-    if device is None and not is_device_array(y):
+    if device is None and not on_device(y):
         return None
     if device is not None:
         check_choice("device", str(device).split(":")[0], ("cpu", "cuda"))
         if str(device) == "cpu":
-            if is_device_array(y):
+            if on_device(y):
                 raise ValueError('device: "cpu" for an array in GPU memory; move it with .cpu(), or leave device out')
             return None
     get_backend("cuda")
@@ -144,9 +144,6 @@ class DeviceArrays:
 
     def stack(self, items):
         return self.torch.stack(list(items))
-
-    def data_images(self, y):
-        return self.operator.data_image(y)
 
     def coefficients(self, y):
         spectra, rest = self.operator.coefficients(y)

@@ -24,7 +24,8 @@ class LowerBatch(Batch):
     ----------
     problem, arrays, queue
         As for ``Batch``.
-    y : sequence of an array an item
+    y, observed : sequences of an array an item
+        The data, and the operator's images of them (``A.data_image``).
     weights : ndarray, shape (count,)
         gamma of each item.
     x0 : sequence of an array an item, or None
@@ -34,9 +35,9 @@ class LowerBatch(Batch):
 
     stage = "lower level"
 
-    def __init__(self, problem, arrays, queue, y, weights, x0, *, isotropic, tol, max_iter, penalty):
+    def __init__(self, problem, arrays, queue, y, observed, weights, x0, *, isotropic, tol, max_iter, penalty):
         super().__init__(problem, arrays, queue, max_iter, CHECK_EVERY)
-        self.y, self.weights, self.x0 = y, weights, x0
+        self.y, self.observed, self.weights, self.x0 = y, observed, weights, x0
         self.isotropic, self.tol, self.fixed_penalty = isotropic, tol, penalty
         self.kkt_tol = KKT_FACTOR * np.sqrt(tol)
         self.gamma, self.penalty, self.constant, self.rounding, self.tv_rounding = (self.number() for _ in range(5))
@@ -48,7 +49,7 @@ class LowerBatch(Batch):
 
     def load(self, slots, items):
         arrays, y, gamma = self.arrays, self.arrays.stack([self.y[item] for item in items]), self.weights[items]
-        images = arrays.data_images(y)
+        images = arrays.stack([self.observed[item] for item in items])
         self.data[slots], rest = arrays.coefficients(y)
         self.x[slots] = images if self.x0 is None else arrays.stack([self.x0[item] for item in items])
         arrays.gradient(self.x, self.q, slots)

@@ -5,8 +5,8 @@ import math
 import numpy as np
 
 from .._validation import as_images
-from ..kernels import threads_for
-from .device import apply, is_device_array
+from ..kernels import on_device, threads_for
+from .device import apply
 
 __all__ = ["Blur"]
 
@@ -104,7 +104,7 @@ class Blur:
         return threads_for(math.prod(self.shape) // 8)
 
     def _convolve(self, name, x, conjugate):
-        if is_device_array(x):
+        if on_device(x):
             return apply(self, name, x, adjoint=conjugate)
         from scipy import fft
 

@@ -4,14 +4,9 @@ import math
 
 import numpy as np
 
+from ..fft import spectrum_copies
+from ..kernels import on_device
 from ..learning import require_torch
-
-
-def is_device_array(a):
-    """Whether an array lies in a GPU's memory: a CUDA tensor of torch, a CuPy array, ..."""
-    # a tensor that requires a gradient raises where it is asked for the interface
-    return getattr(a, "is_cuda", False) or hasattr(a, "__cuda_array_interface__")
-
 
 # Transforms and sums of a batch are done in groups of this many elements, and of as many items at most.
 GROUP_ELEMENTS, GROUP_ITEMS = 1 << 21, 32
@@ -46,15 +41,7 @@ class DeviceOperator:
         self.axes = tuple(range(-len(A.shape), 0))
         self.real = self.dtype.kind == "f"
         self.transfer = torch.as_tensor(A.transfer(dtype), device=device)
-        real = np.empty(0, dtype).real.dtype
-        n = A.shape[-1]
-        copies = np.ones(n, real)
-        if self.real:
-            copies = np.full(n // 2 + 1, 2, real)
-            copies[0] = 1
-            if n % 2 == 0:
-                copies[-1] = 1
-        self.copies = torch.as_tensor(copies, device=device)
+        self.copies = torch.as_tensor(spectrum_copies(A.shape[-1], self.dtype), device=device)
         self.scale = 1 / math.prod(A.shape)
         self.group = max(1, min(GROUP_ITEMS, GROUP_ELEMENTS // math.prod(A.shape)))
         self.torch = torch
@@ -204,11 +191,11 @@ def like(tensor, given):
 
 def to_host(a):
     """A NumPy array of an array in device memory, or of one that NumPy takes."""
-    return require_torch("arrays on a GPU").as_tensor(a).detach().cpu().numpy() if is_device_array(a) else a
+    return require_torch("arrays on a GPU").as_tensor(a).detach().cpu().numpy() if on_device(a) else a
 
 
 def from_host(a, given, device):
     """A NumPy array as an array of the kind that was given."""
-    if not is_device_array(given):
+    if not on_device(given):
         return a
     return like(require_torch("arrays on a GPU").as_tensor(a, device=device), given)

@@ -5,8 +5,8 @@ import functools
 import numpy as np
 
 from .._validation import as_complex_images, as_images, as_mask
-from ..kernels import threads_for
-from .device import apply, is_device_array
+from ..kernels import on_device, threads_for
+from .device import apply
 
 __all__ = ["MaskedFourier"]
 
@@ -97,14 +97,14 @@ class MaskedFourier:
 
     def __call__(self, x):
         """k-space of images x : (..., *shape), float32 or float64 (complex too unless ``real``)."""
-        if is_device_array(x):
+        if on_device(x):
             return apply(self, "x", x, adjoint=False)
         x = as_images("x", x, self.shape) if self.real else as_complex_images("x", x, self.shape, real=True)
         return from_unshifted(unitary(x, len(self.shape)), self.sampled, self.centred)
 
     def adjoint(self, z):
         """A^T z: the zero-filled image, real if ``real`` (the adjoint in the real inner product)."""
-        if is_device_array(z):
+        if on_device(z):
             return apply(self, "z", z, adjoint=True)
         z = as_complex_images("z", z, self.shape)
         image = unitary(to_unshifted(z, self.sampled, self.centred), len(self.shape), inverse=True)
