@@ -1,4 +1,4 @@
-"""``solve_lower`` and ``solve_bio`` on a GPU: the batched iterations of ``bioperf.batched`` on its arrays."""
+"""``solve_lower`` and ``solve_bio`` on a GPU: the batched iterations of ``bioperf.slots`` on its arrays."""
 
 import time
 
@@ -6,8 +6,8 @@ import numpy as np
 
 from ._kkt import LOWER_MAX_ITER, LOWER_TOL
 from ._validation import batch_of, check_numbers
-from .batched import LowerBatch, Queue, UpperBatch, UpperItem
-from .batched.device import DeviceBatch
+from .slots import LowerBatch, Queue, UpperBatch, UpperItem
+from .slots.device import DeviceBatch
 from .lower import LowerModel, without_iterating
 from .solution import Solution, stack
 from .targets import Deconvolution, FromArray, Identity, resolve_target

@@ -30,8 +30,8 @@ from ._validation import (
     check_operator,
     check_threads,
 )
-from .batched import HostArrays, Layout, Queue, UpperBatch, UpperItem, run_batches
-from .batched.device import device_of, refuse_on_device
+from .slots import HostArrays, Layout, Queue, UpperBatch, UpperItem, run_batches
+from .slots.device import device_of, refuse_on_device
 from .fft import workspace
 from .lower import finished, images_like, intensity_range, problem_for, solve_lower
 from .operators import MultiCoilFourier

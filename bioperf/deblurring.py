@@ -7,8 +7,8 @@ import numpy as np
 
 from ._fourier import FourierProblem
 from ._validation import as_images, check_choice, check_number
-from .batched import Layout
-from .batched.device import device_of, refuse_on_device
+from .slots import Layout
+from .slots.device import device_of, refuse_on_device
 from .bio import solve_bio
 from .boundary import extend_periodically, fill_margin
 from .lower import finished, intensity_range, solve_lower

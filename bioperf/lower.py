@@ -33,8 +33,8 @@ from ._validation import (
     check_operator,
     check_threads,
 )
-from .batched import HostArrays, Layout, LowerBatch, Queue, run_batches
-from .batched.device import device_of, refuse_on_device
+from .slots import HostArrays, Layout, LowerBatch, Queue, run_batches
+from .slots.device import device_of, refuse_on_device
 from .fft import workspace
 from .operators import MultiCoilFourier
 from .progress import Record, outcome

@@ -15,7 +15,7 @@ from ._validation import (
     check_count,
     check_number,
 )
-from .batched import Layout
+from .slots import Layout
 from .bio import solve_bio
 from .lower import finished, intensity_range, solve_lower
 from .noise import estimate_kspace_noise, hermitian_noise

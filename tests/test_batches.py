@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import bioperf._fourier
-import bioperf.batched.arrays
-import bioperf.batched.layout
+import bioperf.slots.arrays
+import bioperf.slots.layout
 from bioperf import (
     Blur,
     DivergenceError,
@@ -16,7 +16,7 @@ from bioperf import (
     solve_bio,
     solve_lower,
 )
-from bioperf.batched import Layout
+from bioperf.slots import Layout
 from bioperf.kernels import get_backend
 
 TV_WEIGHTS = np.array([1e-3, 4e-3, 2e-4, 1e-2, 3e-3])
@@ -104,10 +104,10 @@ def test_kspace(level, real):
 def test_neighbours_order_slots_and_threads_do_not_matter(level, threads, monkeypatch):
     """One or two slots for seven items: each is refilled several times, in another order than the items'."""
     A, y = scene(count=7)
-    item = bioperf.batched.arrays.STATE_IMAGES * y[0].nbytes
+    item = bioperf.slots.arrays.STATE_IMAGES * y[0].nbytes
     reference = level(A, y[:5])
     for memory in (item, 2 * item, 1 << 23):
-        monkeypatch.setattr(bioperf.batched.arrays, "MEMORY", memory)
+        monkeypatch.setattr(bioperf.slots.arrays, "MEMORY", memory)
         others = level(A, np.concatenate([y[:5], 100 * y[5:]])[:5], threads=threads)
         for k in range(5):
             np.testing.assert_array_equal(others.x[k], reference.x[k])
@@ -218,7 +218,7 @@ def test_the_layout_is_chosen_by_size_and_reported(monkeypatch):
     A, y = scene((20, 22))
     assert "one image a thread, 2 at a time" in solve_lower(A, y, 1e-3, threads=2).details["layout"]
     assert solve_lower(A, y, 1e-3, threads=2).threads == 2
-    monkeypatch.setattr(bioperf.batched.layout, "SIDE_BY_SIDE_PIXELS", 20 * 22 - 1)
+    monkeypatch.setattr(bioperf.slots.layout, "SIDE_BY_SIDE_PIXELS", 20 * 22 - 1)
     large = solve_lower(A, y, 1e-3, threads=2)
     assert "one image after another" in large.details["layout"]
     monkeypatch.undo()
