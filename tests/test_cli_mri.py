@@ -14,10 +14,11 @@ import typer
 
 import bioperf
 from bioperf import masks
-from bioperf.cli import figure
 from bioperf.cli.app import app, run
-from bioperf.cli.report import certificate_rows, one_of
+from bioperf.cli.report import certificate_rows
 from bioperf.io import read_image
+from bioperf.jobs import figure
+from bioperf.jobs.certificate import one_of
 
 ROOT = Path(bioperf.__file__).parents[1]
 SHAPE = (48, 40)

@@ -21,8 +21,9 @@ from rich.console import Console
 import bioperf
 import bioperf.selection
 from bioperf import masks
-from bioperf.cli import tune, tune_figure, tune_record, tune_report
+from bioperf.cli import tune_report
 from bioperf.cli.app import app, run
+from bioperf.jobs import tune, tune_figure, tune_record
 from bioperf.lower import intensity_range, solve_lower
 from bioperf.mri import default_mri_weight
 

@@ -75,8 +75,9 @@ def demonstrate(out, *, seed=0, threads=None, quiet=False):
 
     import bioperf
 
-    from .figure import Panel, draw
-    from .report import certificate_facts, print_paths, progress
+    from ..jobs.certificate import certificate_facts
+    from ..jobs.figure import Panel, draw
+    from .report import print_paths, progress
 
     original = data.camera().astype(np.float32) / 255
     psf = motion_kernel(KERNEL_SIZE, seed)

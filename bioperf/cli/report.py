@@ -2,11 +2,12 @@
 
 import math
 from contextlib import contextmanager
-from dataclasses import replace
 
 import numpy as np
 
-__all__ = ["certificate_facts", "certificate_rows", "one_of", "print_paths", "print_rows", "progress", "warn"]
+from ..jobs.certificate import bounds, small, words
+
+__all__ = ["certificate_rows", "print_paths", "print_rows", "progress", "warn"]
 
 _CHOICES = ("noise_std", "tv_weight", "wavelet_weight", "epsilon", "kappa", "data_residual")
 
@@ -47,13 +48,13 @@ def certificate_rows(solution):
     rows = [("status", solution.status)]
     if np.size(solution.objective) > 1:
         rows += [("images", f"{np.size(solution.objective)}; the worst certificate among them follows")]
-    rows += _bounds(solution)
-    rows += [(f"infeasibility, {name}", _small(value)) for name, value in solution.infeasibility.items()]
-    rows += [("KKT residual", _small(solution.kkt_residual))]
+    rows += bounds(solution)
+    rows += [(f"infeasibility, {name}", small(value)) for name, value in solution.infeasibility.items()]
+    rows += [("KKT residual", small(solution.kkt_residual))]
     for name in _CHOICES:
         values = [item[name] for item in items if name in item]
         if values:
-            rows.append((_words(name), f"{np.max(values):.4g}"))
+            rows.append((words(name), f"{np.max(values):.4g}"))
     clocks = [item["seconds"] for item in items if "seconds" in item]
     stages = ", ".join(f"{stage} {sum(clock[stage] for clock in clocks):.3f}" for stage in (clocks and clocks[0]))
     rows += [
@@ -61,59 +62,6 @@ def certificate_rows(solution):
         ("backend", f"{solution.backend}, FFT {solution.fft}, {solution.threads} thread{'s' * (solution.threads > 1)}"),
     ]
     return rows
-
-
-def _bounds(solution):
-    """Objective, bound and gap, of a batch the item with the largest gap."""
-    gaps = np.abs(np.ravel(solution.gap))
-    worst = int(np.argmax(gaps))
-    return [
-        ("objective", f"{np.ravel(solution.objective)[worst]:.6g}"),
-        ("lower bound", f"{np.ravel(solution.lower_bound)[worst]:.6g}"),
-        ("relative gap", _small(gaps[worst])),
-    ]
-
-
-def one_of(solution, index):
-    """The Solution of one image of a batch, counted over all its axes; its seconds, if timed alone."""
-    if np.ndim(solution.objective) == 0:
-        return solution
-    numbers = {name: np.ravel(getattr(solution, name))[index] for name in ("objective", "lower_bound", "kkt_residual")}
-    iterations, converged = np.ravel(solution.iterations)[index], np.ravel(solution.converged)[index]
-    details = solution.details["items"][index]
-    return replace(
-        solution,
-        x=solution.x.reshape(-1, *solution.x.shape[np.ndim(solution.objective) :])[index],
-        infeasibility={name: np.ravel(values)[index] for name, values in solution.infeasibility.items()},
-        iterations=iterations,
-        converged=converged,
-        status=f"{'' if converged else 'not '}converged in {iterations} iterations",
-        history=solution.history[index],
-        seconds=sum(details["seconds"].values()) if "seconds" in details else solution.seconds,
-        details=details,
-        **numbers,
-    )
-
-
-def certificate_facts(solution, details=()):
-    """The short form of ``certificate_rows`` for a figure, with the named numbers of the Solution's details."""
-    labels = {"tv": "TV infeasibility", "data": "data infeasibility"}
-    return [
-        ("status", solution.status.partition(" (")[0]),
-        *_bounds(solution),
-        *((labels.get(name, name), _small(value)) for name, value in solution.infeasibility.items()),
-        *((_words(name), f"{solution.details[name]:.3g}") for name in details),
-        ("time", f"{solution.seconds:.2f} s, {solution.threads} thread{'s' * (solution.threads > 1)}"),
-    ]
-
-
-def _words(name):
-    return name.replace("_std", " level").replace("_", " ")
-
-
-def _small(values):
-    largest = float(np.max(values))
-    return f"{largest:.1e}" if largest else "0"
 
 
 @contextmanager

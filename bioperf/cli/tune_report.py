@@ -3,10 +3,10 @@
 import math
 from contextlib import contextmanager
 
-__all__ = ["OWN_CRITERION", "columns", "live_table", "print_quality", "print_selections"]
+from ..jobs.tune import OWN_CRITERION
 
-# Methods that go by the noise level, whatever the criterion: their values are not compared.
-OWN_CRITERION = ("discrepancy", "sure")
+__all__ = ["columns", "live_table", "print_quality", "print_selections"]
+
 _WEIGHTS = ("wavelet_weight", "tv_weight", "epsilon", "kappa")
 _BEST, _SHOWN = "★", 10
 

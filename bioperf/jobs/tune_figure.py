@@ -3,7 +3,7 @@
 import numpy as np
 
 from .figure import INK, MUTED, TITLE, canvas
-from .tune_report import OWN_CRITERION
+from .tune import OWN_CRITERION
 
 __all__ = ["draw_tuning"]
 
@@ -26,7 +26,7 @@ _WORST, _DECIBELS = 3.0, 6.0
 _GRID = {"color": "#e3e8ed", "linewidth": 0.8}
 
 
-def draw_tuning(path, selections, contour, *, criterion):
+def draw_tuning(path, selections, contour, *, criterion, timings=True):
     """Draw how the methods searched; write a PNG of 1500 pixels' width.
 
     Parameters
@@ -38,6 +38,8 @@ def draw_tuning(path, selections, contour, *, criterion):
         A grid search over two parameters; None for one parameter: the trials of all methods make a curve.
     criterion : str
         What the methods minimised, in a word.
+    timings : bool
+        Draw over the seconds; else over the number of lower-level solves, which is the same in every run.
 
     Raises
     ------
@@ -51,13 +53,14 @@ def draw_tuning(path, selections, contour, *, criterion):
         axes = list(np.ravel(figure.subplots(1, 1 + bool(compared) + bool(measured))))
         panels = iter(axes)
         if compared:
-            _draw_running(next(panels), compared, "criterion", f"Best criterion so far ({criterion})", log=True)
+            title = f"Best criterion so far ({criterion})"
+            _draw_running(next(panels), compared, "criterion", title, timings, log=True)
         if measured:
-            _draw_running(next(panels), measured, "psnr", "PSNR (dB) of the best trial so far")
+            _draw_running(next(panels), measured, "psnr", "PSNR (dB) of the best trial so far", timings)
         if contour is None:
             _draw_curve(next(panels), selections)
         else:
-            _draw_contour(next(panels), selections, contour)
+            _draw_contour(next(panels), selections, contour, timings)
         for ax in axes:
             ax.tick_params(which="both", colors=MUTED, labelsize=9)
             ax.set_box_aspect(0.9 if len(axes) == 3 else 0.7)
@@ -65,32 +68,33 @@ def draw_tuning(path, selections, contour, *, criterion):
                 spine.set_visible(side in ("bottom", "left"))
                 spine.set_color(MUTED)
         figure.legend(
-            handles=[_handle(selection) for selection in selections], loc="outside lower center",
+            handles=[_handle(selection, timings) for selection in selections], loc="outside lower center",
             ncols=min(4, len(selections)), frameon=False, fontsize=10.5, handlelength=1.6, columnspacing=2.0,
         )  # fmt: skip
 
 
-def _handle(selection):
+def _handle(selection, timings):
     from matplotlib.lines import Line2D
 
     found = "" if selection.method in OWN_CRITERION else f"{selection.best_criterion:.4g} in "
-    label = f"{selection.method}: {found}{selection.seconds:.3g} s"
+    effort = f"{selection.seconds:.3g} s" if timings else f"{selection.lower_solves} lower solves"
+    label = f"{selection.method}: {found}{effort}"
     return Line2D([], [], color=_COLOURS[selection.method], linewidth=2.0, label=label)
 
 
-def _draw_running(axes, selections, name, title, log=False):
-    """That column of the best trial so far over the seconds, a line a method."""
+def _draw_running(axes, selections, name, title, timings, log=False):
+    """That column of the best trial so far over the seconds or the lower-level solves, a line a method."""
     for selection in selections:
         history = selection.history
-        steps, seconds = _best_rows(history), _times(history)
-        known = np.isfinite(seconds)
-        seconds = seconds[known]
+        steps, effort = _best_rows(history), _times(history) if timings else np.maximum(history["lower_solves"], 1)
+        known = np.isfinite(effort)
+        effort = effort[known]
         values = _filled(np.where(steps, history[name], np.nan))[known]
         look = {"color": _COLOURS[selection.method], "linewidth": 2.0}
-        axes.plot(seconds, values, drawstyle="steps-post", **look)
-        axes.plot(seconds[-1:], values[-1:], "o", markersize=7, color=look["color"])
+        axes.plot(effort, values, drawstyle="steps-post", **look)
+        axes.plot(effort[-1:], values[-1:], "o", markersize=7, color=look["color"])
     axes.set_title(title, **TITLE, pad=10)
-    axes.set_xlabel("seconds")
+    axes.set_xlabel("seconds" if timings else "lower-level solves")
     axes.set_xscale("log")
     _plain_ticks(axes.xaxis)
     low, high = axes.get_ylim()
@@ -123,7 +127,7 @@ def _filled(values):
     return np.where(index >= 0, values[np.maximum(index, 0)], np.nan)
 
 
-def _draw_contour(axes, selections, contour):
+def _draw_contour(axes, selections, contour, timings):
     """The criterion of the grid in two parameters, the steps of the methods that walk, where each method ended."""
     names = [name for name in contour.history if name.endswith("_radius")]
     columns, rows, values = _table(*(contour.history[name] for name in (*names, "criterion")))
@@ -145,7 +149,7 @@ def _draw_contour(axes, selections, contour):
         _plain_ticks(axis)
     axes.set_title("Criterion over the radii", **TITLE, pad=10)
     axes.set_xlabel(f"{axes.get_xlabel()}\n\n", linespacing=1.2)
-    note = f"○ start   ★ selected\ncontours: {contour.source}"
+    note = f"○ start   ★ selected\ncontours: {contour.words(timings)}"
     axes.annotate(note, (0.5, 0), (0, -36), xycoords="axes fraction", textcoords="offset points", ha="center",
                   va="top", fontsize=9, color=MUTED)  # fmt: skip
 

@@ -2,32 +2,40 @@
 
 import hashlib
 import json
-import math
 import os
 import platform
 import re
 from importlib import metadata
 
-import numpy as np
+from .._validation import without_password
+from .certificate import plain
 
 __all__ = ["encode", "record_of", "sha256", "without_password"]
 
 _PACKAGES = ("numpy", "scipy", "optuna", "numba", "PyWavelets", "scikit-image", "ducc0", "pyfftw")
+_OF_SELECTION = (
+    "method", "criterion", "status", "converged", "weights", "values", "radii", "best_criterion", "metrics",
+    "lower_solves", "iterations", "seconds", "backend", "fft", "threads", "history",
+)  # fmt: skip
+# Names that ``record_of`` leaves out on demand: the clock's, the machine's, and what the results do not depend on.
+_OF_THE_RUN = ("seconds", "threads", "platform", "cores", "available_threads")
 
 
-def record_of(arguments, settings, inputs, data, selections, best, *, test, contour, seconds):
+def record_of(command, settings, inputs, data, tuning, *, seconds, timings=True):
     """A dict for ``encode``.
 
-    "command", "options", "inputs" (paths and SHA-256) and "environment" (versions, machine) are what a repetition
-    needs; "problem" is what was read; "best" and "weights" are what was found; "methods" has every Selection with its
-    whole history, "test" the quality on the images kept for testing, "contour" the grid behind the figure.
+    "command" (if one is given), "options", "inputs" (paths and SHA-256) and "environment" (versions, machine) are what
+    a repetition needs; "problem" is what was read; "best" and "weights" are what was found; "methods" has every
+    Selection with its whole history, "test" the quality on the images kept for testing, "contour" the grid behind the
+    figure.  Without ``timings`` no seconds, no numbers of threads and nothing of the machine: the same work gives the
+    same record.
     """
     from .. import __version__
     from ..kernels import available_threads
 
-    kspace = data.kspace
-    return {
-        "command": ["bioperf", *(without_password(str(word)) for word in arguments)],
+    kspace, best, contour = data.kspace, tuning.best, tuning.contour
+    record = {
+        "command": ["bioperf", *(without_password(str(word)) for word in command)],
         "options": settings | {"storage": without_password(settings["storage"])},
         "seed": settings["seed"],
         "inputs": inputs,
@@ -45,42 +53,32 @@ def record_of(arguments, settings, inputs, data, selections, best, *, test, cont
         },
         "best": best.method,
         "weights": best.weights,
-        "methods": [_of_selection(selection) for selection in selections],
-        "test": test,
-        "contour": None if contour is None else {"source": contour.source, "history": contour.history},
+        "methods": [{name: getattr(selection, name) for name in _OF_SELECTION} for selection in tuning.selections],
+        "test": tuning.quality,
+        "contour": None if contour is None else {"source": contour.words(timings), "history": contour.history},
         "seconds": seconds,
     }  # fmt: skip
+    if not command:
+        del record["command"]
+    return record if timings else _timeless(record)
 
 
-def _of_selection(selection):
-    names = (
-        "method", "criterion", "status", "converged", "weights", "values", "radii", "best_criterion", "metrics",
-        "lower_solves", "iterations", "seconds", "backend", "fft", "threads", "history",
-    )  # fmt: skip
-    return {name: getattr(selection, name) for name in names}
+def _timeless(value):
+    """The record without what differs from run to run or from machine to machine, at any depth."""
+    if isinstance(value, dict):
+        return {name: _timeless(item) for name, item in value.items() if name not in _OF_THE_RUN}
+    return [_timeless(item) for item in value] if isinstance(value, list) else value
 
 
 def encode(record):
     """A record as JSON text: arrays as lists, NaN and infinite numbers as null, paths as text."""
-    text = json.dumps(_plain(record), indent=1, allow_nan=False, ensure_ascii=False)
+    text = json.dumps(plain(record), indent=1, allow_nan=False, ensure_ascii=False)
     # Lists of numbers or words on one line each; a line break is never within a string
     return re.sub(r"\[\n\s+([^\[\]{}]*)\n\s+\]", _on_one_line, text) + "\n"
 
 
 def _on_one_line(found):
     return "[" + re.sub(r"\n\s+", " ", found[1]) + "]"
-
-
-def _plain(value):
-    if isinstance(value, dict):
-        return {str(name): _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, str | int) else str(value)
 
 
 def _version(name):
@@ -95,8 +93,3 @@ def sha256(path):
     """Of the file's content, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def without_password(text):
-    """A text with the password of a database's URL taken out."""
-    return re.sub(r"(://[^:/@\s]*):[^/\s]*@", r"\1:***@", text) if isinstance(text, str) else text

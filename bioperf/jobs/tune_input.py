@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..io import InputError, KSpace, image_format, read_image, read_kspace, read_mask
-from .mri import doubtful_order, read_reference
+from .order import doubtful_order
+from .reference import read_reference
 
-__all__ = ["TuningData", "read_measured", "simulate"]
+__all__ = ["TuningData", "is_made", "read_measured", "simulate"]
 
 _MADE_MASKS = {"cartesian": "cartesian", "gaussian": "gaussian", "poisson": "poisson_disc", "radial": "radial"}
 _DENSITY_RATIO = 2.0
@@ -117,7 +118,7 @@ def read_measured(path, *, mask_path, reference_path, noise_std, centred, real, 
     from ..mri import is_hermitian
     from ..operators import MaskedFourier
 
-    if _made(mask_path):
+    if is_made(mask_path):
         raise InputError(f"--mask: {mask_path} is made for --simulate; name a file with the samples that were taken")
     if mask_path is None and mask_key is not None:
         mask_path = path
@@ -192,7 +193,7 @@ def simulate(path, *, mask, noise_std, seed, centred, mask_key, max_values):
     if not images.any():
         raise InputError(f"{path}: all values are zero; give images")
     shape, centred, sources, doubt = images.shape[-2:], bool(centred), {"y": path, "reference": path}, None
-    if made := _made(mask):
+    if made := is_made(mask):
         if mask_key is not None:
             raise InputError(f"--mask-key: {mask} is made and not read; leave it out")
         samples, paths = _make_mask(*made.groups(), shape, seed, centred), [path]
@@ -218,7 +219,8 @@ def simulate(path, *, mask, noise_std, seed, centred, mask_key, max_values):
     )
 
 
-def _made(mask):
+def is_made(mask):
+    """The match of a mask that is made, "KIND:RATE"; None for None and for a path."""
     return None if mask is None else re.fullmatch(rf"({'|'.join(_MADE_MASKS)}):(.*)", str(mask))
 
 
