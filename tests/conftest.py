@@ -21,6 +21,7 @@ hypothesis.settings.load_profile("bioperf")
 
 def pytest_addoption(parser):
     parser.addoption("--registers", metavar="FILE", help="write a table of the CUDA kernels' registers into FILE")
+    parser.addoption("--kills", metavar="N", type=int, default=5, help="kill a batch at so many random moments")
     parser.addoption("--backend", metavar="NAME", help="test the kernels of this backend only (default: all here)")
 
 

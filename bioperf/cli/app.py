@@ -64,6 +64,12 @@ class Method(StrEnum):
     sure = "sure"
 
 
+class Job(StrEnum):
+    deblur = "deblur"
+    mri = "mri"
+    tune = "tune"
+
+
 class Criterion(StrEnum):
     holdout = "holdout"
     supervised = "supervised"
@@ -76,6 +82,9 @@ def run(arguments=None):
     state = SimpleNamespace(debug=False, arguments=arguments)
     # Its remarks on damaged files would stand beside the one line that this command prints.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
+    # Names of files need not be text
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         command = typer.main.get_command(app)
         status = command.main(args=arguments, prog_name="bioperf", standalone_mode=False, obj=state)
@@ -231,7 +240,9 @@ def deblur(
     ] = None,
     target: Annotated[Target, typer.Option("--target", help="What the result is drawn to.")] = Target.nlm,
     weights: Weights = None,
-    device: OfNetwork = Device.cpu,
+    device: Annotated[
+        Device, typer.Option("--device", help="Where both levels are solved and the target cnn is computed.")
+    ] = Device.cpu,
     tv_weight: TvWeight = None,
     epsilon: Epsilon = None,
     kappa: Annotated[
@@ -260,18 +271,19 @@ def deblur(
 ):
     """Restore a blurred image, or a stack, given its point spread function."""
     from .deblur import deblur_file
-    from .target import make_target
 
     solution = deblur_file(
         image,
-        psf,
         output,
+        psf=psf,
         figure=figure,
         channel_axis=channel_axis,
         max_pixels=max_pixels,
         quiet=quiet,
         noise_std=noise_std,
-        target=make_target(target.value, weights, device.value),
+        target=target.value,
+        weights=weights,
+        device=device.value,
         tv_weight=tv_weight,
         epsilon=epsilon,
         kappa=kappa,
@@ -393,18 +405,17 @@ def mri(
 ):
     """Reconstruct an image, or a stack, from undersampled k-space."""
     from .mri import reconstruct_file
-    from .target import make_target
 
     solution = reconstruct_file(
         kspace,
         output,
-        mask_path=mask,
+        mask=mask,
         maps=maps,
         coils=coils,
         key=key,
         mask_key=mask_key,
         centred=centred,
-        reference_path=reference,
+        reference=reference,
         magnitude=magnitude,
         crop=crop,
         slice_index=slice_index,
@@ -413,7 +424,9 @@ def mri(
         quiet=quiet,
         real=real,
         noise_std=noise_std,
-        target=make_target(target.value, weights, device.value),
+        target=target.value,
+        weights=weights,
+        device=device.value,
         rounds=rounds,
         tv_weight=tv_weight,
         wavelet_weight=wavelet_weight,
@@ -510,7 +523,8 @@ def tune(
     batched: Annotated[bool, typer.Option("--batched", help="Grid and random: trials on all cores at once.")] = False,
     jobs: Annotated[int, typer.Option("--jobs", metavar="N", min=1, help="Tpe: trials at a time.")] = 1,
     storage: Annotated[
-        str | None, typer.Option("--storage", metavar="URL", help="Tpe: where the study is kept: sqlite:///tune.db.")
+        str | None,
+        typer.Option("--storage", metavar="URL", help="Tpe: keeps the study: sqlite:///F.db, journal:///F.log."),
     ] = None,
     study_name: Annotated[
         str | None,
@@ -550,33 +564,133 @@ def tune(
     selections = tune_file(
         data,
         output,
-        simulated=simulate,
-        reading={
-            "mask_path": mask, "reference_path": reference, "centred": centred, "real": real, "coils": coils,
-            "key": key, "mask_key": mask_key, "max_values": max_values,
-        },
+        method=[item.value for item in method or [Method.bf_dca]],
+        criterion=None if criterion is None else criterion.value,
+        simulate=simulate,
+        mask=mask,
+        reference=reference,
         images=images,
         test=test,
-        model={"wavelet": wavelet, "level": level, "isotropic": isotropic, "tol": tol},
-        methods=[item.value for item in method or [Method.bf_dca]],
-        image=image,
-        figure=figure,
-        quiet=quiet,
-        arguments=context.obj.arguments,
-        criterion=None if criterion is None else criterion.value,
+        noise_std=noise_std,
         trials=trials,
         seed=seed,
-        noise_std=noise_std,
+        wavelet=wavelet,
+        level=level,
+        isotropic=isotropic,
+        tol=tol,
         batched=batched,
+        jobs=jobs,
         storage=storage,
         study_name=study_name,
-        n_jobs=jobs,
+        key=key,
+        mask_key=mask_key,
+        coils=coils,
+        centred=centred,
+        real=real,
+        max_values=max_values,
+        image=image,
+        figure=figure,
         threads=threads,
-    )  # fmt: skip
+        quiet=quiet,
+        arguments=context.obj.arguments,
+    )
     unfinished = [f"{selection.method} {selection.status}" for selection in selections if not selection.converged]
     if strict and unfinished:
         _complain(f"{data}: {'; '.join(unfinished)} (the output was written)")
         raise typer.Exit(NOT_CONVERGED)
+
+
+@app.command()
+def batch(
+    manifest: Annotated[
+        str,
+        typer.Argument(
+            metavar="MANIFEST",
+            help="CSV or JSON Lines, a row an item (input, psf or mask, options), or a quoted pattern such as "
+            "'scans/*.png'.",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="For the outputs, their sidecars and the journal.")
+    ],
+    job: Annotated[Job, typer.Option("--job", help="Of rows that name none.")] = Job.deblur,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            show_default=False,
+            help="A file or an option of the job for all rows that do not give it: --set psf=psf.npy; repeat it.",
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Skip what DIR's journals and the outputs' SHA-256 confirm.")
+    ] = False,
+    array_index: Annotated[
+        int | None, typer.Option("--array-index", metavar="I", help="Do the I-th share, from 0 ...")
+    ] = None,
+    array_count: Annotated[
+        int | None, typer.Option("--array-count", metavar="N", help="... of N shares of the manifest.")
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "--threads", metavar="N", min=1, show_default="what the scheduler grants", help="Images solved at a time."
+        ),
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            "--memory", metavar="SIZE", show_default="80 % of what is granted or free", help="For the whole, as 4G."
+        ),
+    ] = None,
+    max_failures: Annotated[
+        int | None,
+        typer.Option("--max-failures", metavar="N", min=0, show_default="no limit", help="Stop after more than N."),
+    ] = None,
+    grace: Annotated[
+        float,
+        typer.Option("--grace", metavar="SECONDS", min=0, help="For the running items after SIGTERM or SIGUSR1."),
+    ] = 30.0,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            "--cluster", metavar="ADDRESS|slurm", help="Solve on the workers of a Dask scheduler, or of Slurm jobs."
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", metavar="N", min=1, help="Slurm jobs of --cluster slurm.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read and check every input, estimate the memory, solve nothing.")
+    ] = False,
+    quiet: Quiet = False,
+):
+    """Run the jobs of a manifest; killed at any moment, --resume goes on and gives the same bytes.
+
+    Exit status: 0 all done, 1 some items failed, 2 wrong arguments or nothing can be written, 3 some did not converge,
+    75 stopped by a signal with items left.
+    """
+    from .batch import run_manifest
+
+    status = run_manifest(
+        manifest,
+        out,
+        job=job.value,
+        settings=settings or [],
+        array=(array_index, array_count),
+        dry_run=dry_run,
+        cluster=cluster,
+        workers=workers,
+        memory=memory,
+        threads=threads,
+        quiet=quiet,
+        resume=resume,
+        max_failures=max_failures,
+        grace=grace,
+    )
+    if status:
+        raise typer.Exit(status)
 
 
 @app.command()

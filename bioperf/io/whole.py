@@ -10,6 +10,9 @@ from .errors import OutputError
 
 __all__ = ["check_writable", "write_whole"]
 
+# What the names of unfinished files begin with.
+TEMPORARY = ".bioperf-"
+
 
 def check_writable(path):
     """Raise OutputError unless a file can be created at (or replaced at) ``path``; nothing is left there.
@@ -59,8 +62,12 @@ def write_whole(path, write):
 
 def _places(path):
     """The file to replace (symbolic links followed) and a temporary path beside it."""
-    target = Path(os.path.realpath(path))
-    return target, target.with_name(f".bioperf-{secrets.token_hex(6)}{target.suffix}")
+    try:
+        target = Path(os.path.realpath(path))
+        target.exists()
+    except (OSError, ValueError) as error:  # too long, with a zero byte, below a folder that may not be searched
+        raise OutputError(f"{path}: is no path to write to ({_reason(error)}); choose another") from error
+    return target, target.with_name(f"{TEMPORARY}{secrets.token_hex(6)}{target.suffix}")
 
 
 def _create(path, target, temporary):
@@ -71,6 +78,8 @@ def _create(path, target, temporary):
         raise OutputError(f"{path}: {folder} is not a folder; choose another path")
     if target.is_dir():
         raise OutputError(f"{path}: is a folder; give the path of a file")
+    if target.is_symlink():
+        raise OutputError(f"{path}: is a link to itself; choose another path")
     if target.exists() and not target.is_file():
         raise OutputError(f"{path}: is not a regular file; choose another path")
     if target.exists() and not os.access(target, os.W_OK):
@@ -84,7 +93,7 @@ def _create(path, target, temporary):
 
 
 def _reason(error):
-    return error.strerror or str(error) or type(error).__name__
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _sync_folder(folder):
