@@ -34,7 +34,7 @@ LAST_CHECK = 5.0
 
 
 def run_on_cluster(
-    items, out, *, cluster, workers=None, resume=False, task=None, max_failures=None, grace=30.0, notify=None
+    items, out, *, cluster, workers=None, resume=False, task=None, max_failures=None, grace=25.0, notify=None
 ):
     """Solve the items of a manifest on the workers of a cluster, with the outputs, bit for bit, of ``run_batch``.
 
@@ -135,7 +135,7 @@ class _Run:
         self.outcome, self.start = Outcome(left=len(items)), time.perf_counter()
         self.name, self.folder = uuid.uuid4().hex, os.getcwd()
         self.ready, self.suspects, self.pending = collections.deque(), collections.deque(), {}
-        self.events = queue.SimpleQueue()
+        self.events = queue.Queue()  # see run.py: no SimpleQueue for the main thread
         self.threads = self.counted = 0
 
     def __enter__(self):
@@ -346,7 +346,7 @@ def _work(run, item, out, folder, installed):
 
 def _solve(execution, room):
     """Whether the item has a record: no if the run ends before it."""
-    if not execution.read():
+    if not execution.read(room.cores.total):
         return True
     needs = execution.memory
     if needs > room.memory.total:

@@ -8,7 +8,15 @@ import numpy as np
 
 from .._fourier import FourierProblem
 from .._sparse import resolve_transform
-from .._validation import as_images_like, check_choice, check_count, check_number, check_operator, check_threads
+from .._validation import (
+    as_images_like,
+    check_choice,
+    check_count,
+    check_flag,
+    check_number,
+    check_operator,
+    check_threads,
+)
 from ..lower import images_like, intensity_range
 from ..operators import MaskedFourier, MultiCoilFourier
 from ..transforms import Wavelet
@@ -333,7 +341,7 @@ def set_data(problem, A, y, reference, isotropic, tol, max_iter):
     check_operator(A)
     problem.A, problem.y = A, A.check_data("y", y)
     problem.batch_shape = problem.y.shape[: problem.y.ndim - len(A.data_shape)]
-    problem.isotropic = bool(isotropic)
+    problem.isotropic = check_flag("isotropic", isotropic)
     problem.tol = check_number("tol", tol, strict=True)
     problem.max_iter = check_count("max_iter", max_iter)
     if reference is not None:

@@ -1,5 +1,6 @@
 """Hyper-parameters of the two levels of ``solve_bio``: the lower level's weight, and how far it is relaxed."""
 
+import copy
 import functools
 import math
 import time
@@ -213,6 +214,12 @@ class BIORelaxation:
             return estimate_noise(self.y, len(self.A.shape))
         estimate = hermitian_noise if self.A.real else estimate_kspace_noise
         return estimate(self.y, self.A.mask, centred=self.A.centred)
+
+    def prepared(self):
+        """A copy with the lower level solved and the target made, and without what made it: for other processes."""
+        prepared = copy.copy(self)
+        prepared.__dict__ |= {"lower": self.lower, "target_images": self.target_images, "target": None}
+        return prepared
 
     @property
     def _images(self):

@@ -119,7 +119,7 @@ class Recorder:
         ----------
         trial : Trial
         kind : str
-            The row's entry in the column "kind".  "resumed": computed by an earlier process; such a row adds
+            The row's entry in the column "kind".  "resumed": computed by another process; such a row adds
             nothing to the work counted here and its "seconds" is NaN.
         seconds : float, optional
             The row's time since the start; now if None.

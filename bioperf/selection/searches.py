@@ -9,24 +9,29 @@ trial to the recorder, and returns the outcome in words.  An evaluator has
 - ``evaluate_many(list of values, *, chains=None, threads=None)`` -> list of ``Trial``, on all cores; ``chains`` are
   lists of indices that are solved one after the other, each from its predecessor;
 - for ``tpe`` optionally ``fingerprint``, a str that is the same for the same problem and criterion.
+
+With ``workers``, a ``workers.Workers``, the trials are evaluated by the processes of a Dask cluster.
 """
 
+import collections
+import contextlib
+import functools
 import itertools
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from .._validation import check_count, check_number
-from .result import Trial
+from .studies import LOOK, SharedStudy, import_optuna, open_storage, open_study
 
-__all__ = ["grid", "random", "search_box", "tpe"]
+__all__ = ["grid", "open_storage", "random", "search_box", "tpe"]
 
-# Names in the studies' storage.
-STUDY_ATTRIBUTE = TRIAL_ATTRIBUTE = "bioperf"
-# Boxes that differ by no more, relatively, are the same: they follow from an image that was computed.
-BOX_TOLERANCE = 1e-4
+# Chains of trials that are handed to the workers ahead of the one that is recorded next.
+AHEAD = 256
 
 
-def grid(evaluator, recorder, *, trials, box=None, batched=False, warm=True, threads=None):
+def grid(evaluator, recorder, *, trials, box=None, batched=False, warm=True, threads=None, workers=None):
     """The criterion on a grid, equally spaced in the logarithms, both ends of the box included.
 
     With n points an axis, the smallest n for which n^k >= ``trials``: the number of trials is rounded up to the next
@@ -49,6 +54,11 @@ def grid(evaluator, recorder, *, trials, box=None, batched=False, warm=True, thr
         Whether a trial starts from the state of its predecessor, unless all weights of that were 0.
     threads : int, optional
         Of ``evaluate_many``.
+    workers : Workers, optional
+        A row of the grid is one task: the trials are bit for bit those of ``batched=True``, whose rows do not start
+        from each other either.  With ``warm=False`` every trial is a task, the same as in any other way.  The last
+        parameter's points are a row, so one parameter is a single task unless ``warm=False``.  Trials enter the
+        history in the order of the grid as they are there, and a callback can stop the search.
 
     Returns
     -------
@@ -64,13 +74,15 @@ def grid(evaluator, recorder, *, trials, box=None, batched=False, warm=True, thr
     points = _grid_points(box, trials)
     row = _points_an_axis(trials, len(box))
     size = " x ".join([str(row)] * len(box))
+    if workers is not None:
+        return _on_workers(workers, recorder, points, row if warm else 1, f"grid of {size}")
     if batched:
         chains = [list(range(first, first + row)) for first in range(0, len(points), row)] if warm else None
         return _batched(evaluator, recorder, points, chains, threads, f"grid of {size}")
     return _one_by_one(evaluator, recorder, points, warm, f"grid of {size}")
 
 
-def random(evaluator, recorder, *, trials, box=None, seed=0, batched=False, warm=False, threads=None):
+def random(evaluator, recorder, *, trials, box=None, seed=0, batched=False, warm=False, threads=None, workers=None):
     """The criterion at random points, independent and log-uniform in the box.
 
     Parameters
@@ -87,9 +99,13 @@ def random(evaluator, recorder, *, trials, box=None, seed=0, batched=False, warm
         The trials in parallel, by ``evaluator.evaluate_many``.  They are then recorded at the end, with the time when
         the batch ended; a callback cannot stop the search.
     warm : bool
-        Whether a trial starts from the state of the one before, unless all weights of that were 0; not batched.
+        Whether a trial starts from the state of the one before, unless all weights of that were 0; not batched, and
+        not with ``workers``.
     threads : int, optional
         Of ``evaluate_many``.
+    workers : Workers, optional
+        Every trial is one task, bit for bit the trial of a run without.  They enter the history in their order as they
+        are there, and a callback can stop the search.
 
     Returns
     -------
@@ -103,10 +119,13 @@ def random(evaluator, recorder, *, trials, box=None, seed=0, batched=False, warm
     trials = check_count("trials", trials)
     seed = check_count("seed", seed, 0)
     box = search_box(evaluator, box)
-    if batched and warm:
-        raise ValueError("warm: a chain of warm starts leaves nothing to run in parallel; pass batched=False")
+    if warm and (batched or workers is not None):
+        remedy = "pass batched=False" if workers is None else "leave out client, or warm"
+        raise ValueError(f"warm: a chain of warm starts leaves nothing to run in parallel; {remedy}")
     low, high = np.log(box).T
     points = list(np.exp(np.random.default_rng(seed).uniform(low, high, (trials, len(box)))))
+    if workers is not None:
+        return _on_workers(workers, recorder, points, 1, "random search")
     if batched:
         return _batched(evaluator, recorder, points, None, threads, "random search")
     return _one_by_one(evaluator, recorder, points, warm, "random search")
@@ -125,14 +144,22 @@ def tpe(
     sampler=None,
     pruner=None,
     n_jobs=1,
+    workers=None,
 ):
-    """Optuna's tree-structured Parzen estimator, or any sampler of Optuna, with pruning and studies that resume.
+    """Optuna's tree-structured Parzen estimator, or any sampler of Optuna, with pruning and studies that are shared.
 
-    With ``storage`` the study survives the process.  Called again with the same arguments, it continues: the trials
-    finished before enter the history (of kind "resumed", in their order) without being computed again, trials that a
-    killed process left running are marked failed, and new ones are made until ``trials`` are finished.  If the best
-    trial comes from an earlier process, its values are evaluated once more for its images.  Failed trials
-    do not count.  Only one process at a time may work on a study.
+    With ``storage`` the study survives the process, and several processes, on several nodes, may work on it at once.
+    Each makes trials until the study holds ``trials`` finished ones (complete or pruned; failed ones do not count),
+    exactly: the last ones are not made twice, a process that has nothing left to do waits for those that others are
+    making, and all return the same best trial.  Trials of other processes, earlier or at work, enter the history as
+    rows of kind "resumed", without being computed again; if the best is one of them, its values are evaluated once
+    more for its images.  Trials that a dead process left running are marked failed and replaced (``studies`` says
+    how they are told from those of the living: at once on the same machine, else after ``studies.LEASE`` seconds).
+
+    Trials enter study and history in the order in which they were begun, ``n_jobs`` of them at a time: the same
+    arguments, ``n_jobs`` included, make the same trials, bit for bit, in threads or on ``workers`` and however long
+    each takes.  Left to chance are the trials of a study that several processes share, and with ``n_jobs`` > 1 what
+    a pruner gives up.
 
     Parameters
     ----------
@@ -140,26 +167,27 @@ def tpe(
         See the module.
     recorder : Recorder
     trials : int
-        Finished trials (complete or pruned) wanted in total, those of earlier processes included.
+        Finished trials wanted in the study, those of other processes included.
     box : array of shape (k, 2), or dict of str -> (low, high), optional
         As for ``search_box``.
     seed : int
-        Of the default sampler, so that the same call makes the same trials.  A study that already holds n trials
-        goes on with the seed ``numpy.random.SeedSequence([seed, n])``, which does not repeat their points.
-        With ``n_jobs`` > 1 Optuna seeds its threads anew and the seed has no effect.
+        Of the default sampler.  A process whose first trial is the study's n-th, counted from 0, takes the seed
+        ``numpy.random.SeedSequence([seed, n])`` (for n = 0 ``seed`` itself), so that no points are repeated.
     study : optuna.study.Study, optional
         A study of one's own, minimising; it brings its storage, its sampler and its pruner (Optuna's default prunes
         by the median).  Trials enqueued in it come first.
     storage : str or optuna storage, optional
-        A URL such as "sqlite:///tune.db", or a storage object; in memory if None.
+        Of ``open_storage``: "journal:///tune.log" for several nodes, "sqlite:///tune.db", ...; in memory if None.
     study_name : str
         Needed with ``storage``: what to resume by.
     sampler : optuna.samplers.BaseSampler, optional
-        ``TPESampler(seed=seed)`` if None.
+        ``TPESampler`` if None.
     pruner : optuna.pruners.BasePruner, optional
-        Asked at each check of the lower level, with the criterion so far; None prunes nothing.
+        Asked at each check of the lower level, with the criterion so far; None prunes nothing.  Not with ``workers``.
     n_jobs : int
-        Trials at a time, in threads.
+        Trials at a time, in threads or on the workers.
+    workers : Workers, optional
+        Where the trials are evaluated; the sampler stays here.
 
     Returns
     -------
@@ -177,28 +205,31 @@ def tpe(
         raise ValueError(f"seed: must be below 2**32 (NumPy's RandomState, which Optuna uses), got {seed}")
     n_jobs = check_count("n_jobs", n_jobs)
     box = search_box(evaluator, box)
-    optuna = _import_optuna()
+    optuna = import_optuna()
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        if study is None:
-            study = _open_study(optuna, seed, storage, study_name, sampler, pruner)
-        else:
-            _check_study(optuna, study, storage=storage, study_name=study_name, sampler=sampler, pruner=pruner)
-        finished = _finished(optuna, study)
-        resumed = len(finished)
-        box = _study_box(study, evaluator, box)
-        _resume(optuna, study, evaluator, recorder, finished)
-        if not recorder.stopped and trials > resumed:
-            _optimise(optuna, study, evaluator, recorder, box, trials - resumed, n_jobs)
+        study, ours = open_study(
+            optuna, seed=seed, study=study, storage=storage, study_name=study_name, sampler=sampler, pruner=pruner
+        )
+        if workers is not None and not isinstance(study.pruner, optuna.pruners.NopPruner):
+            raise ValueError(
+                "pruner: nothing is pruned on the workers of a client; leave out either of them (a study of Optuna "
+                "brings a pruner unless it is created with pruner=optuna.pruners.NopPruner())"
+            )
+        with SharedStudy(
+            optuna, study, evaluator, recorder, box=box, trials=trials, seed=seed if ours else None
+        ) as shared:
+            _optimise(optuna, shared, evaluator, recorder, trials, n_jobs, workers)
     finally:
         optuna.logging.set_verbosity(verbosity)
-    status = _outcome(type(study.sampler).__name__, recorder, max(trials, resumed))
-    if resumed:
-        status += f", {resumed} of them from the study {study.study_name!r}"
-    best = recorder.best
-    if best is not None and best.x is None:
-        recorder.recompute_best(evaluator.evaluate(best.values))
+    status = _outcome(type(study.sampler).__name__, recorder, trials)
+    if shared.resumed:
+        status += f", {shared.resumed} of them from the study {study.study_name!r}"
+    recorder.best = shared.best
+    if shared.best is not None and shared.best.x is None:
+        values = shared.best.values
+        recorder.recompute_best(evaluator.evaluate(values) if workers is None else workers.submit([values]).result()[0])
         status += "; the best of those was evaluated once more for its images"
     return status
 
@@ -273,6 +304,18 @@ def _batched(evaluator, recorder, points, chains, threads, what):
     return _outcome(what, recorder, len(points))
 
 
+def _on_workers(workers, recorder, points, chain, what):
+    """Chains of ``chain`` consecutive points, each chain a task, recorded in the order of the points."""
+    chains = (points[first : first + chain] for first in range(0, len(points), chain))
+    pending = collections.deque(workers.submit(values) for values in itertools.islice(chains, AHEAD))
+    while pending and not recorder.stopped:
+        for trial in pending.popleft().result():
+            if recorder.add(trial):
+                break
+        pending.extend(workers.submit(values) for values in itertools.islice(chains, 1))
+    return _outcome(what, recorder, len(points))
+
+
 def _outcome(what, recorder, wanted):
     made = len(recorder.rows)
     pruned = sum(row["pruned"] for row in recorder.rows)
@@ -287,177 +330,54 @@ def _outcome(what, recorder, wanted):
     return status
 
 
-# --- Optuna -----------------------------------------------------------------------------------
+def _optimise(optuna, shared, evaluator, recorder, trials, n_jobs, workers):
+    """Make trials, ``n_jobs`` at a time and told in the order of their beginning, until the study holds ``trials``."""
+    prunes = not isinstance(shared.study.pruner, optuna.pruners.NopPruner)
 
-
-def _import_optuna():
-    try:
-        import optuna
-    except ImportError as error:
-        raise ImportError('method: "tpe" needs Optuna: pip install bioperf[tune]') from error
-    return optuna
-
-
-def _open_study(optuna, seed, storage, study_name, sampler, pruner):
-    """A new study, or the one of that name in the storage."""
-    if storage is not None and study_name is None:
-        raise ValueError('study_name: needed with storage, to resume by; pass study_name="tune", say')
-    if storage is None and study_name is not None:
-        raise ValueError('storage: needed with study_name, to keep the study in; pass storage="sqlite:///tune.db", say')
-    if study_name is not None and not (isinstance(study_name, str) and study_name):
-        raise TypeError(f"study_name: expected a name, got {study_name!r}")
-    if isinstance(storage, str) and "://" not in storage:
-        raise ValueError(f'storage: expected a URL, such as "sqlite:///tune.db", got {storage!r}')
-    if storage is not None and not isinstance(storage, str | optuna.storages.BaseStorage):
-        raise TypeError(f"storage: expected a URL or a storage of Optuna, got {storage!r}")
-    _check_kind("sampler", sampler, optuna.samplers.BaseSampler)
-    _check_kind("pruner", pruner, optuna.pruners.BasePruner)
-    try:
-        study = optuna.create_study(
-            storage=storage,
-            study_name=study_name,
-            sampler=sampler,
-            pruner=pruner or optuna.pruners.NopPruner(),
-            direction="minimize",
-            load_if_exists=True,
-        )
-    except Exception as error:  # of whatever library the URL names
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"storage: {storage!r} cannot be opened: {reason}") from error
-    _check_direction(optuna, study, f"study_name: {study_name!r}")
-    if sampler is None:
-        held = len(study.get_trials(deepcopy=False))
-        if held:
-            seed = int(np.random.SeedSequence([seed, held]).generate_state(1)[0])
-        study.sampler = optuna.samplers.TPESampler(seed=seed)
-    return study
-
-
-def _check_study(optuna, study, **others):
-    """A study of the caller's own that can be minimised, and nothing beside it that it brings itself."""
-    if not isinstance(study, optuna.study.Study):
-        raise TypeError(f"study: expected a study of Optuna, got {study!r}")
-    for name, value in others.items():
-        if value is not None:
-            raise ValueError(f"{name}: a study brings its own; leave out either {name} or study")
-    _check_direction(optuna, study, "study")
-
-
-def _check_direction(optuna, study, what):
-    if study.directions != [optuna.study.StudyDirection.MINIMIZE]:
-        raise ValueError(f'{what}: its study does not minimise one value; create it with direction="minimize"')
-
-
-def _check_kind(name, value, kind):
-    if value is not None and not isinstance(value, kind):
-        raise TypeError(f"{name}: expected an object of optuna.{name}s, got {value!r}")
-
-
-def _finished(optuna, study):
-    """The trials that need not be made again, in their order."""
-    states = optuna.trial.TrialState
-    finished = study.get_trials(deepcopy=False, states=(states.COMPLETE, states.PRUNED))
-    if any(TRIAL_ATTRIBUTE not in trial.user_attrs for trial in finished):
-        raise ValueError(f"study_name: {study.study_name!r} holds trials that bioperf did not make; take another name")
-    return finished
-
-
-def _study_box(study, evaluator, box):
-    """The box of the study: this one if the study is new, else its own after a comparison of the two problems.
-
-    The boxes may differ by the rounding of another machine.
-    """
-    problem = {"names": list(evaluator.names), "box": box.tolist()}
-    problem["fingerprint"] = getattr(evaluator, "fingerprint", None)
-    stored = study.user_attrs.get(STUDY_ATTRIBUTE)
-    if stored is None:
-        study.set_user_attr(STUDY_ATTRIBUTE, problem)
-        return box
-    different = None
-    if stored["names"] != problem["names"]:
-        different = f"other parameters ({', '.join(stored['names'])})"
-    elif stored["fingerprint"] != problem["fingerprint"]:
-        different = "other data, another model or another criterion"
-    elif not np.allclose(stored["box"], box, rtol=BOX_TOLERANCE, atol=0):
-        different = f"another box ({stored['box']}, not {problem['box']})"
-    if different:
-        raise ValueError(
-            f"study_name: {study.study_name!r} was made for {different}; call with the same, or take another name"
-        )
-    return np.array(stored["box"])
-
-
-def _resume(optuna, study, evaluator, recorder, finished):
-    """Put the study's finished trials into the history, and fail those that a killed process left running."""
-    for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
-        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-    for trial in finished:
-        values = np.array([trial.params[name] for name in evaluator.names])
-        recorder.add(Trial(values=values, x=None, **trial.user_attrs[TRIAL_ATTRIBUTE]), kind="resumed")
-
-
-def _optimise(optuna, study, evaluator, recorder, box, trials, n_jobs):
-    """Make ``trials`` trials, recording each when the study holds it."""
-    finished, errors = {}, []
-    prunes = not isinstance(study.pruner, optuna.pruners.NopPruner)
-
-    def objective(optuna_trial):
-        values = np.array(
-            [
-                optuna_trial.suggest_float(name, *map(float, bounds), log=True)
-                for name, bounds in zip(evaluator.names, box, strict=True)
-            ]
-        )
+    def evaluate(optuna_trial, values):
         hopeless = False
 
         def report(iterations, criterion):
             nonlocal hopeless
-            optuna_trial.report(float(criterion), int(iterations))
-            hopeless = hopeless or optuna_trial.should_prune()
+            hopeless = hopeless or shared.hopeless(optuna_trial, iterations, criterion)
             return hopeless
 
         trial = evaluator.evaluate(values, callback=report if prunes else None)
         trial.pruned = hopeless and not trial.converged
-        optuna_trial.set_user_attr(TRIAL_ATTRIBUTE, _stored(trial))
-        finished[optuna_trial.number] = trial
-        if trial.pruned:
-            raise optuna.TrialPruned
-        # Optuna takes a NaN for a failure; it is only the worst value
-        return float(trial.criterion) if np.isfinite(trial.criterion) else np.inf
+        return trial
 
-    def record(study, optuna_trial):
-        if recorder.add(finished.pop(optuna_trial.number)):
-            study.stop()
+    with contextlib.ExitStack() as stack:
+        if workers is not None:
 
-    def kept(function):
-        """Optuna's threads lose the errors of the last trials: they are kept, to be raised at the end."""
+            def begin(optuna_trial, values):
+                future = workers.submit([values])
+                return lambda: future.result()[0]
 
-        def call(*arguments):
-            try:
-                return function(*arguments)
-            except optuna.TrialPruned:
-                raise
-            except BaseException as error:
-                errors.append(error)
-                raise
+        elif n_jobs > 1:
+            pool = stack.enter_context(ThreadPoolExecutor(n_jobs, thread_name_prefix="bioperf"))
 
-        return call
+            def begin(optuna_trial, values):
+                return pool.submit(evaluate, optuna_trial, values).result
 
-    study.optimize(kept(objective), n_trials=trials, n_jobs=n_jobs, callbacks=[kept(record)])
-    if errors:
-        raise errors[0]
+        else:
 
+            def begin(optuna_trial, values):
+                return functools.partial(evaluate, optuna_trial, values)
 
-def _stored(trial):
-    """What a finished trial leaves in the study: everything but the images and the state, as JSON has it."""
-    return {
-        "weights": {name: float(weight) for name, weight in trial.weights.items()},
-        "criterion": float(trial.criterion),
-        "iterations": int(trial.iterations),
-        "lower_solves": int(trial.lower_solves),
-        "seconds": float(trial.seconds),
-        "converged": bool(trial.converged),
-        "metrics": {name: float(value) for name, value in trial.metrics.items()},
-        "pruned": bool(trial.pruned),
-        "exact_fit": bool(trial.exact_fit),
-    }
+        begun = collections.deque()
+        finished, running = shared.look()
+        while not recorder.stopped:
+            while len(begun) < n_jobs and finished + running < trials:
+                asked = shared.ask()
+                if asked is not None:
+                    begun.append((asked[0], begin(*asked)))
+                finished, running = shared.look()
+            if begun:
+                optuna_trial, result = begun.popleft()
+                shared.tell(optuna_trial, result())
+            elif finished >= trials:
+                break
+            else:
+                # the last ones are being made by others
+                time.sleep(LOOK)
+            finished, running = shared.look()

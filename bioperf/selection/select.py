@@ -1,17 +1,19 @@
 """One call for every way to choose hyper-parameters."""
 
+import contextlib
 import math
 import warnings
 
 import numpy as np
 
-from .._validation import check_callback, check_choice, check_count, check_threads
+from .._validation import check_callback, check_choice, check_count, check_flag, check_threads
 from ..lower import problem_for
 from . import baselines, bfdca, hypergradient, searches
 from .iterates import threads_of
 from .problems import TVWavelet, check_radii
 from .relaxation import BIORelaxation, TVWeight
 from .result import Recorder, Selection
+from .workers import Workers, check_client
 
 __all__ = ["select_hyperparameters"]
 
@@ -46,6 +48,7 @@ def select_hyperparameters(
     sampler=None,
     pruner=None,
     n_jobs=1,
+    client=None,
     callback=None,
     threads=None,
     **options,
@@ -70,7 +73,7 @@ def select_hyperparameters(
         Evaluations of a search; a grid rounds up to equal numbers an axis.
     seed : int
         Of the split of the samples and of the searches: the same arguments give the same result, bit for bit, on any
-        number of threads (except for "tpe" with ``n_jobs`` > 1, where the order of the trials is left to chance).
+        number of threads (except for "tpe" where several processes share the study, or prune with ``n_jobs`` > 1).
     noise_std : float, optional
         Standard deviation of the noise, for "discrepancy" and "sure" (their conventions: ``baselines``).
     start : sequence of floats, optional
@@ -82,11 +85,17 @@ def select_hyperparameters(
     batched : bool
         For "grid" and "random": whether to solve all trials side by side.
     study, storage, study_name, sampler, pruner, n_jobs
-        For "tpe": Optuna's; with ``storage`` and ``study_name`` a killed search resumes.
+        For "tpe": Optuna's; with ``storage`` and ``study_name`` a killed search resumes, and several processes may
+        share one (``searches.tpe``).  ``n_jobs`` trials at a time are made, in threads or by the client's workers.
+    client : distributed.Client, optional
+        For the searches: the workers of this Dask cluster evaluate the trials, on any scheduler.  The result is the
+        same, bit for bit, as here with ``batched=True`` for "grid" (the rows are the tasks), with the same ``n_jobs``
+        for "tpe", and in any way for "random"; the history has the same order.  Workers need the same packages.
+        One that is lost is replaced by others.  Needs ``pip install bioperf[cluster]``.
     callback : callable, optional
         Called with each row of the history as a dict; returning True ends the search there.
     threads : int, optional
-        At most so many.
+        At most so many, here or on each worker.
     **options
         Passed to the method: ``bfdca.safeguarded``, ``bfdca.faithful``, ``hypergradient.descend``, ``searches`` or
         ``baselines``.
@@ -102,7 +111,9 @@ def select_hyperparameters(
     TypeError, ValueError
         For unusable input, naming the argument.
     ImportError
-        For "tpe" without Optuna.
+        For "tpe" without Optuna, for ``client`` without Dask.
+    RuntimeError
+        If several of the client's workers were lost with the same trial.
 
     Examples
     --------
@@ -123,8 +134,17 @@ def select_hyperparameters(
         raise TypeError(f"method: {method!r} is for TVWeight and TVWavelet; take one of {SEARCHES}")
     study_options = {"study": study, "storage": storage, "study_name": study_name, "sampler": sampler, "pruner": pruner}
     n_jobs = check_count("n_jobs", n_jobs)
+    batched = check_flag("batched", batched)
     unused = {"batched": batched or None, "start": start, "n_jobs": None if n_jobs == 1 else n_jobs}
     _check_unused(method, study_options | unused)
+    if client is not None and method not in SEARCHES:
+        raise ValueError(
+            f"client: method {method!r} takes one step after the other, which workers cannot share; take one of "
+            f"{SEARCHES}, or leave out client"
+        )
+    if client is not None and batched:
+        raise ValueError("batched: solves the trials in this process, client on workers; leave out either of them")
+    check_client(client)
 
     recorder = Recorder(problem.names, callback=callback)
     if method in BASELINES:
@@ -136,9 +156,10 @@ def select_hyperparameters(
         best, status = run(problem, recorder, noise_std=noise_std, box=box, threads=threads, **options)
         return _selection(problem, method, method, recorder, best, status, status.startswith("converged"), threads)
 
-    evaluator = problem.evaluator(
-        criterion, seed=seed, fractions=fractions, calibration=calibration, threads=threads
-    )  # fmt: skip
+    asked = {
+        "criterion": criterion, "seed": seed, "fractions": fractions, "calibration": calibration, "threads": threads,
+    }  # fmt: skip
+    evaluator = problem.evaluator(**asked)
     if criterion == "degenerate":
         warnings.warn(
             "criterion='degenerate' judges by the data that the lower level fits: F(r) = v(r) does not increase with "
@@ -153,17 +174,16 @@ def select_hyperparameters(
             if not start.all():
                 raise ValueError("start: the radii to begin at must be > 0")
         best, status, converged = DESCENTS[method](evaluator, recorder, start=start, **options)
-    elif method == "tpe":
-        status = searches.tpe(
-            evaluator, recorder, trials=trials, box=box, seed=seed, n_jobs=n_jobs, **study_options, **options
-        )
-    elif method == "random":
-        status = searches.random(
-            evaluator, recorder, trials=trials, box=box, seed=seed, batched=batched, threads=threads, **options
-        )
     else:
-        status = searches.grid(evaluator, recorder, trials=trials, box=box, batched=batched, threads=threads, **options)
-    if method in SEARCHES:
+        given = {"trials": trials, "box": box}
+        if method == "tpe":
+            given |= {"seed": seed, "n_jobs": n_jobs} | study_options
+        else:
+            given |= {"batched": batched, "threads": threads} | ({"seed": seed} if method == "random" else {})
+        with contextlib.ExitStack() as stack:
+            if client is not None:
+                given["workers"] = stack.enter_context(Workers(client, problem, asked))
+            status = getattr(searches, method)(evaluator, recorder, **given, **options)
         best, converged = recorder.best, status.startswith("completed")
     if best is None:
         raise ValueError(
