@@ -171,6 +171,17 @@ def test_a_folder_with_a_batch_is_not_begun_anew(folder):
             run_batch(deblurring(), out, threads=1)
 
 
+def test_no_output_replaces_an_input(folder):
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    (folder / "here").symlink_to(folder)
+    for out in (".", folder, "here"):
+        with pytest.raises(InputError, match="is an input of the batch"):
+            run_batch(deblurring(), out)
+        with pytest.raises(InputError, match="would be replaced"):
+            preview_batch(deblurring(), out)
+    assert {path: path.read_bytes() for path in folder.iterdir() if path.name != "here"} == before
+
+
 def test_damaged_journals_cost_work_and_nothing_else(folder):
     items, out = deblurring(), folder / "out"
     run_batch(items, out, threads=2)

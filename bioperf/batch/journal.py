@@ -1,6 +1,8 @@
 """What was done: an append-only file of JSON lines, one an item, that outlives the process that writes it."""
 
+import errno
 import json
+import logging
 import os
 import time
 from contextlib import ExitStack, suppress
@@ -11,6 +13,8 @@ from ..io.errors import InputError, OutputError
 from ..io.whole import TEMPORARY
 
 __all__ = ["Journal", "journal_name", "read_journals", "remove_leftovers"]
+
+_log = logging.getLogger(__name__)
 
 DONE, UNCONVERGED, FAILED = "done", "not converged", "failed"
 # For another process that only looks whether there is one, as ``remove_leftovers`` does.
@@ -92,8 +96,10 @@ def _locked(file):
         return True
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        _log.warning("the file system has no locks (%s): start no two processes on one journal", error.strerror)
     return True
 
 

@@ -5,6 +5,7 @@ import glob
 import hashlib
 import json
 import os
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -158,8 +159,8 @@ def _csv_rows(path, file):
     reader = csv.reader(_short_lines(path, file), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
-        for name in header:
-            if header.count(name) > 1 or not name:
+        for name, count in Counter(header).items():
+            if count > 1 or not name:
                 raise InputError(f"{path}:1: column {name!r} is empty or stands there twice; name each column once")
         if "input" not in header:
             raise InputError(f"{path}:1: has no column 'input'; begin with a line of column names")

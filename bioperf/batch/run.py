@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import queue
 import signal
 import tempfile
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from ..io.errors import InputError, OutputError
 from .execution import Execution, confirmed
-from .journal import DONE, FAILED, UNCONVERGED, Journal, journal_name, read_journals, remove_leftovers
+from .journal import DONE, Journal, journal_name, read_journals, remove_leftovers
 from .resources import allocated_memory, allocated_threads, limited_pools, peak_memory, show_bytes, used_memory
 
 __all__ = ["Outcome", "Preview", "preview_batch", "run_batch"]
@@ -79,11 +80,6 @@ class Outcome:
             self.busy.update(record["seconds"])
             self.images += record["images"]
 
-    @property
-    def failed(self):
-        """Items that failed or did not converge in this run."""
-        return self.counts[FAILED] + self.counts[UNCONVERGED]
-
 
 def run_batch(
     items,
@@ -94,7 +90,7 @@ def run_batch(
     threads=None,
     memory=None,
     max_failures=None,
-    grace=30.0,
+    grace=25.0,
     notify=None,
 ):
     """Solve the items of a manifest and write each output whole, with a sidecar and a line in the journal.
@@ -172,6 +168,24 @@ def for_items(memory):
     return left
 
 
+def check_apart(items, out):
+    """InputError if an output would replace a file that is read."""
+    folders = {}
+
+    def resolved(path):
+        folder, name = os.path.split(path)
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        return os.path.join(folders[folder], name)
+
+    read = {resolved(path) for item in items for path in (item.input, *item.files.values())}
+    for item in items:
+        for name in (item.name, f"{item.name}.json", *item.written.values()):
+            path = os.path.join(out, name)
+            if resolved(path) in read:
+                raise InputError(f"{path}: is an input of the batch and would be replaced; choose another --out")
+
+
 @dataclass
 class Preview:
     """What a run would meet, from reading all inputs and solving none.
@@ -191,6 +205,7 @@ class Preview:
 def preview_batch(items, out, *, threads=None, memory=None, notify=None):
     """Read and check every input as ``run_batch`` would, write nothing, and estimate the memory: a ``Preview``."""
     threads, memory = threads or allocated_threads(), memory or allocated_memory()
+    check_apart(items, out)
     total, notify = for_items(memory), notify or (lambda kind, value: None)
     sizes, failures = [], []
     notify("total", len(items))
@@ -223,6 +238,7 @@ def opened(out, resume, task, items):
     from .. import __version__
     from .execution import environment
 
+    check_apart(items, out)
     out = Path(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -250,7 +266,7 @@ class Stop:
 
     def __init__(self, grace):
         self.grace, self.why, self.reason, self.deadline = grace, None, None, None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal may meet its own thread in ``set``
 
     def __bool__(self):
         return self.why is not None

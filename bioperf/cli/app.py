@@ -3,6 +3,7 @@
 import logging
 import sys
 import traceback
+import warnings
 from enum import StrEnum
 from pathlib import Path
 from types import SimpleNamespace
@@ -82,6 +83,7 @@ def run(arguments=None):
     state = SimpleNamespace(debug=False, arguments=arguments)
     # Its remarks on damaged files would stand beside the one line that this command prints.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
+    warnings.filterwarnings("ignore", "Reading `.npy` or `.npz` file required additional header parsing", UserWarning)
     # Names of files need not be text
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -651,7 +653,7 @@ def batch(
     grace: Annotated[
         float,
         typer.Option("--grace", metavar="SECONDS", min=0, help="For the running items after SIGTERM or SIGUSR1."),
-    ] = 30.0,
+    ] = 25.0,
     cluster: Annotated[
         str | None,
         typer.Option(

@@ -1,14 +1,15 @@
 """``bioperf train-denoiser``: images in, weights of the network out, with a progress bar and a log."""
 
 import math
+import os
 import shlex
 from contextlib import contextmanager
 
 from ..io.errors import InputError
 from ..io.whole import check_writable
+from ..jobs.errors import located
 from ..learning import require_torch
 from ..learning.patches import read_training_images
-from .errors import located
 from .report import print_paths, print_rows
 
 __all__ = ["train"]
@@ -32,9 +33,9 @@ def train(data, output, *, validation, initial, checkpoint_every, device, thread
         raise located(error, options | _PLACES) from error
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device: no CUDA device is at hand; leave it out to train on the CPU")
-    if any(output.exists() and path.exists() and output.samefile(path) for path in data):
-        raise InputError(f"{output}: is read as well; give the weights a name of their own")
     check_writable(output)
+    if any(os.path.exists(output) and os.path.exists(path) and output.samefile(path) for path in data):
+        raise InputError(f"{output}: is read as well; give the weights a name of their own")
     images = read_training_images(data, settings.patch)
     held = None if validation is None else read_training_images([validation], settings.patch)
     with _progress(settings.steps, quiet) as follow:
