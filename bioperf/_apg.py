@@ -7,7 +7,7 @@ from .progress import Record, outcome
 from .solution import Solution
 
 
-def solve_apg(problem, y, model, tol, max_iter, x0, spread, penalty, change_tol, callback):
+def solve_apg(problem, y, model, tol, max_iter, x0, spread, penalty, change_tol, callback, level=None):
     """FISTA with x <- prox_{phi/L}(w - A^T(A w - y)/L); the prox by the fast gradient projection on its dual."""
     A = problem.A
     record = Record("lower level (APG)", max_iter, callback)
@@ -21,7 +21,14 @@ def solve_apg(problem, y, model, tol, max_iter, x0, spread, penalty, change_tol,
     converged = stopped = False
     kkt_tol = KKT_FACTOR * np.sqrt(tol)
 
-    for done in range(1, max_iter + 1):
+    first = 1
+    if level is not None and level.begun:
+        first = level.resume(record) + 1
+        with level.restoring() as kept:
+            kept.fill(x=x, momentum_point=momentum_point, **prox.fields())
+            t = kept.number("t")
+
+    for done in range(first, max_iter + 1):
         residual = A(momentum_point) - y
         if not np.isfinite(np.linalg.norm(residual)):
             record.add(done, x, np.inf, objective=np.nan)
@@ -50,6 +57,8 @@ def solve_apg(problem, y, model, tol, max_iter, x0, spread, penalty, change_tol,
             done, x, max(complementarity / tol, kkt / kkt_tol), objective=objective, lower_bound=0.0,
             complementarity=complementarity, kkt_residual=kkt, change=change,
         )  # fmt: skip
+        if level is not None and level.due(done, stopped, converged or done == max_iter):
+            level.keep(record, x=x, momentum_point=momentum_point, t=t, **prox.fields())
         if converged or stopped:
             break
 
@@ -82,6 +91,10 @@ class _Prox:
             self.dual.append(np.zeros(model.transform.coefficient_shape(problem.shape), problem.dtype))
         # |grad|^2 <= 4 d and |W| = 1
         self.step = problem.real_dtype.type(1 / (4 * len(problem.shape) + len(self.dual) - 1))
+
+    def fields(self):
+        """The dual fields by name, which are all that one call leaves to the next."""
+        return {f"dual_{k}": field for k, field in enumerate(self.dual)}
 
     def solve(self, z, steps):
         """grad^T p + W^T r after so many steps of fast gradient projection from the last fields."""

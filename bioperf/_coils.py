@@ -63,6 +63,14 @@ class _Coils:
         self.free[...] = x
         self.sigma = 1.0
 
+    def state(self):
+        """What an iteration leaves to the next."""
+        return {"coil_field": self.field, "coil_free": self.free, "sigma": self.sigma}
+
+    def restore(self, kept):
+        kept.fill(coil_field=self.field, coil_free=self.free)
+        self.sigma = kept.number("sigma")
+
     def _each(self, function, source, target):
         """function(source[c], target[c]) into target[c] for every coil, one coil a thread."""
 

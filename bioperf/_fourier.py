@@ -108,6 +108,13 @@ class LowerData:
     def start(self, x):
         """No state depends on the first image."""
 
+    def state(self):
+        """What an iteration leaves to the next: nothing, the x-update depends on its arguments only."""
+        return {}
+
+    def restore(self, kept):
+        """As ``state``."""
+
     def step(self, rhs, x, penalty, shift, keep):
         """x <- the minimiser of 1/2 |A x - y|^2 + penalty/2 |grad x|^2 + shift/2 |x|^2 - penalty <rhs, x>.
 
@@ -188,6 +195,14 @@ class UpperData(DataBall):
         np.multiply(p.transfer, p.fft.coefficients(x), out=self.residual)
         self.residual -= self.data
         self.shrink = self.shrink_for(math.sqrt(p.square_norm(self.residual)))
+
+    def state(self):
+        """What an iteration leaves to the next (``previous`` is in the caller's hands)."""
+        return {"residual": self.residual, "shrink": self.shrink}
+
+    def restore(self, kept):
+        kept.fill(residual=self.residual)
+        self.shrink = kept.number("shrink")
 
     def step(self, rhs, x, field_penalty, data_penalty, shift, keep, proximal=0.0, relaxation=RELAXATION):
         """The x-update and the data ball's (mathematics.md 4c), with shift/2 |x|^2 beside the other terms.

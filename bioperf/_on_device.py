@@ -5,10 +5,10 @@ import time
 import numpy as np
 
 from ._kkt import LOWER_MAX_ITER, LOWER_TOL
-from ._validation import batch_of, check_numbers
+from ._validation import batch_of, check_numbers, check_ratio
+from .lower import LowerModel, without_iterating
 from .slots import LowerBatch, Queue, UpperBatch, UpperItem
 from .slots.device import DeviceBatch
-from .lower import LowerModel, without_iterating
 from .solution import Solution, stack
 from .targets import Deconvolution, FromArray, Identity, resolve_target
 
@@ -24,7 +24,10 @@ def lower_on_device(A, y, tv_weight, x0, device, options):
         x0 = data.images("x0", x0, batch_shape)
     items, result = [None] * len(weights), arrays.results(len(weights))
     observed = data.problem.operator.data_image(y)
-    for k in np.flatnonzero(weights > arrays.ranges(observed)):
+    ranges = arrays.ranges(observed)
+    for weight, spread in zip(weights, ranges, strict=True):
+        check_ratio("tv_weight", float(weight), float(spread), data.problem.dtype)
+    for k in np.flatnonzero(weights > ranges):
         model = LowerModel(float(weights[k]), 0.0, None, options["isotropic"])
         items[k] = without_iterating(data.problem.host, y[k].cpu().numpy(), observed[k].cpu().numpy(), model)
         if items[k] is not None:

@@ -192,6 +192,19 @@ class LearnedIterations:
     def details(self):
         return {"proposed": self.safeguard.proposed, "kept": self.safeguard.kept, "stages": self.stages}
 
+    @property
+    def past(self):
+        """Whether, at a check, the iterations depend on the ball's state alone from now on."""
+        return self.done >= self.stages
+
+    def state(self):
+        """What is left of the learned stages once they are past."""
+        return {"proposed": self.safeguard.proposed, "kept": self.safeguard.kept}
+
+    def restore(self, kept, done):
+        self.safeguard.proposed, self.safeguard.kept = kept.number("proposed"), kept.number("kept")
+        self.done = done
+
     def step(self, check):
         """One iteration, as ``ball.step``."""
         ball, k = self.ball, self.done

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ._validation import shown
 from .fft import workspace
 
 
@@ -16,7 +17,7 @@ def resolve_transform(name, transform, shape):
         make = special.get(transform)
         transform = make(ndim=len(shape)) if make else Wavelet(transform, ndim=len(shape))
     if not all(callable(getattr(transform, method, None)) for method in ("forward", "adjoint", "coefficient_shape")):
-        raise TypeError(f"{name}: expected a name or an object of bioperf.transforms, got {transform!r}")
+        raise TypeError(f"{name}: expected a name or an object of bioperf.transforms, got {shown(transform)}")
     if transform.ndim != len(shape):
         raise ValueError(f"{name}: {transform!r} is for {transform.ndim} axes, the images have {len(shape)}: pass ndim")
     transform.check(shape)
@@ -102,6 +103,14 @@ class SparseTerm:
         self.field += clipped
         self.penalty *= factor
         self.theta /= factor
+
+    def state(self):
+        """What an iteration leaves to the next."""
+        return {"sparse_field": self.field, "sparse_theta": self.theta, "sparse_penalty": self.penalty}
+
+    def restore(self, kept):
+        kept.fill(sparse_field=self.field)
+        self.theta, self.penalty = kept.number("sparse_theta"), kept.number("sparse_penalty")
 
     def _add(self, coefficients, rhs, weight):
         image = self.transform.adjoint(coefficients, out=self.image, threads=self.threads)

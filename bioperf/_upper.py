@@ -51,6 +51,15 @@ class UpperLevel:
         )  # fmt: skip
         return measure <= 1, stopped
 
+    def resume(self, level):
+        """The iteration to go on from, with what its check measured."""
+        done = level.resume(self.record)
+        with level.restoring():
+            row = self.record.rows[-1]
+            self.gap, self.objective = row["gap"], row["objective"]
+            self.tv_excess, self.data_excess = row["tv_infeasibility"], row["data_infeasibility"]
+        return done
+
     def balance(self):
         """The factor for a penalty, and whose: "tv" or "data".
 

@@ -25,16 +25,20 @@ from ._validation import (
     check_callback,
     check_choice,
     check_count,
+    check_flag,
     check_number,
     check_numbers,
     check_operator,
+    check_ratio,
     check_threads,
+    host_array,
+    shown,
 )
-from .slots import HostArrays, Layout, Queue, UpperBatch, UpperItem, run_batches
-from .slots.device import device_of, refuse_on_device
 from .fft import workspace
 from .lower import finished, images_like, intensity_range, problem_for, solve_lower
 from .operators import MultiCoilFourier
+from .slots import HostArrays, Layout, Queue, UpperBatch, UpperItem, run_batches
+from .slots.device import device_of, refuse_on_device
 from .solution import Solution
 from .targets import FromArray, resolve_target
 
@@ -73,6 +77,8 @@ def solve_bio(
     callback=None,
     threads=None,
     device=None,
+    checkpoint=None,
+    checkpoint_every=50,
 ):
     """Solve the relaxed bilevel problem (mathematics.md, eq. 1; the paper's eq. with epsilon = kappa = 0):
 
@@ -160,6 +166,10 @@ def solve_bio(
     device : str or torch.device, optional
         As in ``solve_lower``.  On a GPU: splitting "ball" without a sparse or wavelet term, ybar "admm", "observation"
         or an array; targets that are arrays, "identity" and "deconv" are made there, others on the CPU.
+    checkpoint, checkpoint_every : optional
+        As in ``solve_lower``; both levels and the image D go into the one file.  D is not made a second time, xbar not
+        solved for again.  A ``target`` or ``learned`` that is an object is known by its class only.  In learned stages
+        nothing is written: a run that ends in them begins the upper level anew.
 
     Small images of a batch run one a thread, each until it has converged itself; ``details["layout"]`` says so.  Bit
     for bit, an item's result is what it is alone, whatever its neighbours are.
@@ -176,6 +186,8 @@ def solve_bio(
     ------
     TypeError, ValueError
         For unusable input, naming the argument.
+    InputError, OutputError
+        As of ``solve_lower``, for the checkpoint.
     DivergenceError
         If NaN or infinity appears; the message names the iteration.
 
@@ -184,12 +196,13 @@ def solve_bio(
     Liu et al., "Bilevel Integrative Optimization for Ill-posed Inverse Problems".
     """
     check_operator(A)
-    threads = check_threads(threads)
+    threads, isotropic = check_threads(threads), check_flag("isotropic", isotropic)
     place = device_of(y, device)
     if place is not None:
         refuse_on_device(
             splitting=splitting != "ball", sparsity_weight=np.any(sparsity_weight), callback=callback, learned=learned,
             wavelet_weight=np.any(wavelet_weight), ybar=isinstance(ybar, str) and ybar.startswith("apg"),
+            checkpoint=checkpoint,
         )  # fmt: skip
         from ._on_device import bio_on_device
 
@@ -234,9 +247,30 @@ def solve_bio(
     else:
         ybar = _of_batch("ybar", ybar, y, A.data_shape, batch_shape)
     images = images_like(A, y, own_shape)
+    check_ratio("eta", options["eta"], 1.0, images.dtype, "that of the order of 1")
+    for b in penalties or ():
+        check_ratio("penalties", b, options["eta"], images.dtype, "eta")
+    spread = options["eta"] * float(np.abs(y).max()) if np.any(sparsity_weight) else 1.0
+    check_ratio("sparsity_weight", float(np.max(sparsity_weight)), spread or 1.0, images.dtype, "eta times the data")
     if x0 is not None:
         x0 = _of_batch("x0", x0, images, A.shape, batch_shape)
+    asked = target
     target = resolve_target(target, images_like(A, y, _batch_of_target(target, A, own_shape, batch_shape)))
+    saved = level = None
+    if checkpoint is not None:
+        from .checkpoint import Level, open_checkpoint
+
+        xbar = lower.x if isinstance(lower, Solution) else lower
+        saved = open_checkpoint(
+            checkpoint, checkpoint_every, batch_shape, "solve_bio", A, y, **options, splitting=splitting, ybar=ybar,
+            tv_weight=tv_weights, wavelet_weight=np.asarray(wavelet_weight), epsilon=epsilons, kappa=kappas, x0=x0,
+            wavelet=resolve_transform("wavelet", wavelet, A.shape) if np.any(wavelet_weight) else None,
+            sparsity_weight=sparsity_weight, transform=transform, penalties=penalties,
+            target=target.array if isinstance(target, FromArray) else asked,
+            lower=None if lower is None else np.asarray(xbar), learned=_learned_file(learned),
+        )  # fmt: skip
+        lower_level["checkpoint"] = Level(saved, "lower", "target")
+        level = Level(saved, "upper")
     begin = time.perf_counter()
     xbar, lower_solution = _lower_image(A, y, lower, given, images, lower_shape, lower_level)
     fitted = isinstance(given, str) and given != "observation"
@@ -258,11 +292,15 @@ def solve_bio(
             starts[own], variations[own] = xbar[own], problem.total_variation(xbar[own], isotropic)
         if isinstance(target, FromArray):
             image = target.array[index]
+        elif saved is not None and saved.target is not None:
+            image = saved.target
         elif own not in goals:
             weight = float(tv_weights[own])
             image = goals[own] = target(
                 A, observed, own, xbar=xbar[own], tv_weight=weight, isotropic=isotropic, threads=threads
             )
+            if saved is not None:
+                saved.save("upper", target=image)
         else:
             image = goals[own]
         data, bound = None if fitted else ybar[index], (1 + float(kappas[index])) * variations[own]
@@ -281,12 +319,18 @@ def solve_bio(
     else:
         solve = _ball if splitting == "ball" else _slack
         options |= {"callback": callback} | ({} if learned is None else {"learned": learned})
+        if level is not None:
+            options["level"] = level
 
         def one(item):
+            if level is not None and level.solution is not None:
+                return level.solution
             own = problem if layout.workers == 1 else problem_for(A, problem.dtype, layout.threads)
             return solve(own, item, penalties, (transform, sparsity_weight), **options)
 
         solutions = layout.each(one, items)
+    if level is not None:
+        level.finish(solutions[0], options["max_iter"])
     for solution, item in zip(solutions, items, strict=True):
         solution.details |= {"target": item.target, "total_variation_bound": item.bound, "epsilon": item.epsilon}
     solution = finished(solutions, batch_shape, begin, layout, together)
@@ -297,14 +341,17 @@ def solve_bio(
 def _of_batch(name, array, like, item_shape, batch_shape):
     """An array of the data's own batch, or of the whole batch that the parameters make of it, as the latter."""
     whole = np.broadcast_to(like, (*batch_shape, *item_shape))
-    if np.shape(array) == whole.shape:
+    array = host_array(name, array)
+    if array.shape == whole.shape:
         return as_images_like(name, array, whole)
     return np.broadcast_to(as_images_like(name, array, like), whole.shape)
 
 
 def _batch_of_target(target, A, own_shape, batch_shape):
     """The batch axes that a target's array, if it is one, has."""
-    return batch_shape if np.shape(target) == (*batch_shape, *A.shape) else own_shape
+    if isinstance(target, str) or callable(target):
+        return own_shape
+    return batch_shape if host_array("target", target).shape == (*batch_shape, *A.shape) else own_shape
 
 
 def _own_index(index, shape):
@@ -316,7 +363,7 @@ def _checked_penalties(penalties):
     if penalties is None:
         return None
     if not isinstance(penalties, tuple | list):
-        raise TypeError(f"penalties: expected two numbers (b_v, b_p), got {penalties!r}")
+        raise TypeError(f"penalties: expected two numbers (b_v, b_p), got {shown(penalties)}")
     if len(penalties) != 2:
         raise ValueError(f"penalties: expected two numbers (b_v, b_p), got {len(penalties)}")
     return tuple(check_number("penalties", b, strict=True) for b in penalties)
@@ -335,9 +382,19 @@ def _resolve_learned(learned, splitting, problem):
     return check_learned(learned)
 
 
+def _learned_file(learned):
+    """The file of what a user may pass, or the object."""
+    if not isinstance(learned, str | Path):
+        return learned
+    from .learning.stages import NAMES
+
+    return Path(NAMES.get(learned, learned))
+
+
 def _sparsity_weight(weight, transform, A, y):
     """rho as a float, or as an array of the coefficients' shape in the images' real dtype."""
-    if np.ndim(weight) == 0:
+    weight = host_array("sparsity_weight", weight)
+    if weight.ndim == 0:
         return check_number("sparsity_weight", weight)
     weight = as_images("sparsity_weight", weight)
     if transform is not None and weight.shape != transform.coefficient_shape(A.shape):
@@ -369,6 +426,8 @@ class _Ball:
     Douglas-Rachford operator T, which ``image`` and the next ``split`` apply (mathematics.md 4c).
     """
 
+    _NUMBERS = ("theta", "field_penalty", "data_penalty", "relaxation")
+
     def __init__(self, problem, data, image, bound, x0, penalties, sparse_model, options):
         self.problem, self.data, self.bound = problem, data, bound
         self.isotropic, self.eta = options["isotropic"], options["eta"]
@@ -390,6 +449,19 @@ class _Ball:
         if self.sparse:
             self.sparse.start(self.x)
         self.theta = 0.0
+
+    def state(self):
+        """What an iteration leaves to the next."""
+        own = {name: getattr(self, name) for name in self._NUMBERS}
+        return {"x": self.x, "q": self.q} | own | self.data.state() | (self.sparse.state() if self.sparse else {})
+
+    def restore(self, kept):
+        kept.fill(x=self.x, q=self.q)
+        for name in self._NUMBERS:
+            setattr(self, name, kept.number(name))
+        self.data.restore(kept)
+        if self.sparse:
+            self.sparse.restore(kept)
 
     @property
     def penalties(self):
@@ -490,7 +562,7 @@ class _Ball:
         self.theta, data.shrink = theta, shrink
 
 
-def _ball(problem, item, penalties, sparse_model, learned=None, **options):
+def _ball(problem, item, penalties, sparse_model, learned=None, level=None, **options):
     data = problem.upper(item, options["eta"])
     upper = UpperLevel(problem, data, item.bound, options, "upper level (ball)")
     ball = _Ball(problem, data, item.target, item.bound, item.x0, penalties, sparse_model, options)
@@ -502,7 +574,23 @@ def _ball(problem, item, penalties, sparse_model, learned=None, **options):
         step, first_balance = learned.step, learned.stages
 
     done = 0
+    if level is not None and level.begun:
+        done = upper.resume(level)
+        with level.restoring() as kept:
+            ball.restore(kept)
+            if learned is not None:
+                ball.set_relaxation(ball.relaxation)
+                learned.restore(kept, done)
     while True:
+        # by what the last check measured
+        due = done in BALANCE_AT and done > first_balance
+        if automatic and data.balanced and due and abs(upper.gap) > upper.tol:
+            factor, tighter = upper.balance()
+            if tighter == "tv":
+                ball.scale_field_penalty(factor)
+            else:
+                ball.scale_data_penalty(factor)
+
         steps = min(CHECK_EVERY - done % CHECK_EVERY, max_iter - done)
         if learned is None and ball.compiled:
             distance, misfit = ball.iterate(steps)
@@ -516,15 +604,11 @@ def _ball(problem, item, penalties, sparse_model, learned=None, **options):
             done, ball.x, tv, objective, lower_bound, misfit,
             kkt_residual=kkt, field_penalty=ball.field_penalty, data_penalty=ball.data_penalty,
         )  # fmt: skip
-        if converged or stopped or done == max_iter:
+        ended = converged or done == max_iter
+        if level is not None and level.due(done, stopped, ended) and (learned is None or learned.past):
+            level.keep(upper.record, **ball.state(), **({} if learned is None else learned.state()))
+        if ended or stopped:
             break
-        due = done in BALANCE_AT and done > first_balance
-        if automatic and data.balanced and due and abs(upper.gap) > upper.tol:
-            factor, tighter = upper.balance()
-            if tighter == "tv":
-                ball.scale_field_penalty(factor)
-            else:
-                ball.scale_data_penalty(factor)
 
     solution = upper.solution(ball.x, done, converged, stopped, ball.penalties)
     if learned is not None:
@@ -532,7 +616,7 @@ def _ball(problem, item, penalties, sparse_model, learned=None, **options):
     return solution
 
 
-def _slack(problem, item, penalties, sparse_model, **options):
+def _slack(problem, item, penalties, sparse_model, level=None, **options):
     kernels, fft, threads = problem.kernels, problem.fft, problem.threads
     bound, eta, max_iter = item.bound, options["eta"], options["max_iter"]
     data = problem.upper(item, eta)
@@ -564,7 +648,35 @@ def _slack(problem, item, penalties, sparse_model, **options):
         z = transform.forward(x, threads=threads)
         lz = np.zeros_like(z)
 
-    for done in range(1, max_iter + 1):
+    def balance(done):
+        nonlocal c, penalty, shift, diagonal
+        feasible = upper.tv_excess <= upper.tol and upper.data_excess <= DATA_TOL_FACTOR * upper.tol
+        due = automatic and done in SLACK_BALANCE_AT
+        if not (due and (upper.gap < -upper.tol or (upper.gap > upper.tol and feasible))):
+            return
+        factor = BALANCE_BY if upper.gap < 0 else 1 / BALANCE_BY
+        c -= problem.dtype.type(shift)
+        penalty, shift, previous_diagonal = penalty * factor, 0.0, diagonal
+        diagonal = 2 * penalty + proximal
+        c *= problem.dtype.type(diagonal / previous_diagonal)
+        data.rescale(factor)
+
+    def arrays():
+        found = {"x": x, "s1": s1, "s2": s2, "c": c, "l1": l1, "l2": l2, "previous": data.previous}
+        return found | ({"z": z, "lz": lz} if sparse else {})
+
+    first = 1
+    if level is not None and level.begun:
+        first = upper.resume(level) + 1
+        with level.restoring() as kept:
+            kept.fill(**arrays())
+            data.restore(kept)
+            names = ("penalty", "shift", "multiplier", "slack", "total_w")
+            penalty, shift, multiplier, slack, total_w = (kept.number(name) for name in names)
+        diagonal = 2 * penalty + proximal
+        balance(first - 1)
+
+    for done in range(first, max_iter + 1):
         # lambda_1, lambda_2, s_1, s_2, and c but for its constant
         total_c, _ = kernels.slack_update(x, s1, s2, c, l1, l2, shift, penalty, proximal, rhs, threads=threads)
         multiplier += penalty * (total_w + slack - bound)
@@ -603,15 +715,13 @@ def _slack(problem, item, penalties, sparse_model, **options):
             done, x, tv, objective, lower_bound, misfit,
             kkt_residual=kkt, field_penalty=penalty, data_penalty=penalty,
         )  # fmt: skip
+        if level is not None and level.due(done, stopped, converged or done == max_iter):
+            level.keep(
+                upper.record, penalty=penalty, shift=shift, multiplier=multiplier, slack=slack, total_w=total_w,
+                **arrays(), **data.state(),
+            )  # fmt: skip
         if converged or stopped:
             break
-        feasible = upper.tv_excess <= upper.tol and upper.data_excess <= DATA_TOL_FACTOR * upper.tol
-        if automatic and done in SLACK_BALANCE_AT and (upper.gap < -upper.tol or (upper.gap > upper.tol and feasible)):
-            factor = BALANCE_BY if upper.gap < 0 else 1 / BALANCE_BY
-            c -= problem.dtype.type(shift)
-            penalty, shift, previous_diagonal = penalty * factor, 0.0, diagonal
-            diagonal = 2 * penalty + proximal
-            c *= problem.dtype.type(diagonal / previous_diagonal)
-            data.rescale(factor)
+        balance(done)
 
     return upper.solution(x, done, converged, stopped, (penalty, penalty))

@@ -5,7 +5,17 @@ import math
 
 import numpy as np
 
-from ._validation import as_complex_images, as_mask, check_count, check_number
+from ._validation import (
+    as_complex_images,
+    as_mask,
+    check_count,
+    check_flag,
+    check_number,
+    check_scale,
+    check_size,
+    host_array,
+    shown,
+)
 from .operators import MaskedFourier
 
 __all__ = ["calibration_region", "estimate_maps", "simulate_maps"]
@@ -51,12 +61,13 @@ def estimate_maps(kspace, mask, *, calibration=None, support=0.05, centred=False
     TypeError, ValueError
         Also if fewer than 6 samples along an axis are fully sampled, or fewer than ``calibration``.
     """
-    kspace = np.asarray(kspace)
+    kspace, centred = host_array("kspace", kspace), check_flag("centred", centred)
     mask = np.ones(kspace.shape[-2:], bool) if mask is None else as_mask("mask", mask)
     kspace = as_complex_images("kspace", kspace, mask.shape)
     axes = tuple(range(-mask.ndim, 0))
     if kspace.ndim <= mask.ndim:
         raise ValueError(f"kspace: expected shape (..., coils, {', '.join(map(str, mask.shape))}), got {kspace.shape}")
+    check_scale("kspace", kspace, mask.ndim + 1)
     support = check_number("support", support, maximum=0.5)
     window = _window(mask.shape, _block(mask, calibration, centred), centred).astype(kspace.real.dtype)
 
@@ -88,7 +99,7 @@ def calibration_region(mask, *, centred=False):
     tuple of int
         Zeros if the zero frequency is not sampled.
     """
-    mask = as_mask("mask", mask)
+    mask, centred = as_mask("mask", mask), check_flag("centred", centred)
     # The size of the smallest block that reaches each place that is not sampled
     missing = np.argwhere(~(mask if centred else np.fft.fftshift(mask)))
     offset = missing - np.array(mask.shape) // 2
@@ -124,10 +135,10 @@ def simulate_maps(shape, coils, *, distance=1.5):
     TypeError, ValueError
     """
     if not isinstance(shape, tuple | list) or len(shape) not in (2, 3):
-        raise ValueError(f"shape: expected a tuple of 2 or 3 sizes, got {shape!r}")
+        raise ValueError(f"shape: expected a tuple of 2 or 3 sizes, got {shown(shape)}")
     shape = tuple(check_count("shape", n) for n in shape)
-    coils = check_count("coils", coils)
-    distance = check_number("distance", distance, math.sqrt(2), strict=True)
+    check_size("coils", (check_count("coils", coils), *shape))
+    distance = check_number("distance", distance, math.sqrt(2), strict=True, maximum=1e6)
     grid = [(np.arange(n) - n // 2) / max(n / 2, 1) for n in shape]
     angles = 2 * np.pi * np.arange(coils) / coils
     maps = np.empty((coils, *shape), complex)
@@ -149,9 +160,11 @@ def _block(mask, calibration, centred):
     else:
         wanted = (check_count("calibration", calibration),) * mask.ndim
     if len(wanted) != mask.ndim:
-        raise ValueError(f"calibration: expected {mask.ndim} sizes, got {wanted}")
+        raise ValueError(f"calibration: expected {mask.ndim} sizes, got {shown(wanted)}")
     if any(n > m for n, m in zip(wanted, found, strict=True)):
-        raise ValueError(f"calibration: {wanted} is not fully sampled, only {found} around the zero frequency is")
+        raise ValueError(
+            f"calibration: {shown(wanted)} is not fully sampled, only {found} around the zero frequency is"
+        )
     if any(n < min(LEAST, m) for n, m in zip(wanted, mask.shape, strict=True)):
         raise ValueError(
             f"mask: a block of {wanted} fully sampled around the zero frequency is too small, {LEAST} along each axis "

@@ -6,15 +6,25 @@ import time
 import numpy as np
 
 from ._fourier import FourierProblem
-from ._validation import as_images, check_choice, check_number
-from .slots import Layout
-from .slots.device import device_of, refuse_on_device
+from ._validation import (
+    as_images,
+    check_axis,
+    check_choice,
+    check_flag,
+    check_number,
+    check_ratio,
+    check_scale,
+    check_threads,
+    host_array,
+)
 from .bio import solve_bio
 from .boundary import extend_periodically, fill_margin
 from .lower import finished, intensity_range, solve_lower
 from .noise import estimate_noise
 from .operators import Blur
 from .operators.device import from_host, to_host
+from .slots import Layout
+from .slots.device import device_of, refuse_on_device
 from .targets import FromArray, Target, resolve_target
 
 __all__ = ["deblur", "default_tv_weight", "target_trust"]
@@ -136,13 +146,15 @@ def deblur(
     TypeError, ValueError
         For unusable input, naming the argument.
     """
-    psf = np.asarray(psf)
+    psf, isotropic, threads = host_array("psf", psf), check_flag("isotropic", isotropic), check_threads(threads)
     d = psf.ndim
     given, place = y, device_of(y, device)
     if place is not None:
         refuse_on_device(callback=callback)
         y = to_host(y)
     y = as_images("y", y, ndim=d if channel_axis is None else d + 1)
+    channel_axis = None if channel_axis is None else check_axis("channel_axis", channel_axis, y.ndim)
+    check_scale("y", y, d if channel_axis is None else d + 1)
     check_choice("boundary", boundary, ("periodic", "unknown"))
     for name, value in (("noise_std", noise_std), ("tv_weight", tv_weight)):
         if value is not None:
@@ -169,8 +181,9 @@ def deblur(
     images = []
     for index in np.ndindex(planes.shape[: planes.ndim - d - channels]):
         group = planes[index]
-        noise = noise_std or estimate_noise(group, d)
-        weight = tv_weight or default_tv_weight(noise, intensity_range(group), isotropic)
+        noise, spread = noise_std or estimate_noise(group, d), intensity_range(group)
+        check_ratio("noise_std", noise_std or 0.0, spread, y.dtype)
+        weight = tv_weight or default_tv_weight(noise, spread, isotropic)
         for channel in np.ndindex(group.shape[:channels]):
             goal = target[index][channel] if isinstance(target, np.ndarray) else target
             images.append((np.ascontiguousarray(group[channel]), goal, noise, weight))

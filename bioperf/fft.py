@@ -13,6 +13,7 @@ import functools
 import importlib.util
 import itertools
 import math
+import threading
 
 import numpy as np
 
@@ -306,13 +307,17 @@ class _FFTW(FFT):
         plan = functools.partial(pyfftw.FFTW, axes=self.axes, flags=flags, threads=self.threads)
         self._forward = plan(image, spectrum)
         self._inverse = plan(spectrum, image, direction="FFTW_BACKWARD")
+        # A plan holds the arrays it works on: one call at a time.
+        self._lock = threading.Lock()
 
     def forward(self, x, out):
-        self._forward.update_arrays(x, out)
-        self._forward.execute()
-        return out
+        return self._run(self._forward, x, out)
 
     def inverse(self, spectrum, out):
-        self._inverse.update_arrays(spectrum, out)
-        self._inverse.execute()
-        return out
+        return self._run(self._inverse, spectrum, out)
+
+    def _run(self, plan, source, target):
+        with self._lock:
+            plan.update_arrays(source, target)
+            plan.execute()
+        return target

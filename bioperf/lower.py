@@ -28,16 +28,18 @@ from ._validation import (
     check_callback,
     check_choice,
     check_count,
+    check_flag,
     check_number,
     check_numbers,
     check_operator,
+    check_ratio,
     check_threads,
 )
-from .slots import HostArrays, Layout, LowerBatch, Queue, run_batches
-from .slots.device import device_of, refuse_on_device
 from .fft import workspace
 from .operators import MultiCoilFourier
 from .progress import Record, outcome
+from .slots import HostArrays, Layout, LowerBatch, Queue, run_batches
+from .slots.device import device_of, refuse_on_device
 from .solution import Solution, stack
 
 __all__ = ["solve_lower"]
@@ -62,6 +64,8 @@ def solve_lower(
     callback=None,
     threads=None,
     device=None,
+    checkpoint=None,
+    checkpoint_every=50,
 ):
     """Solve min_x 1/2 |A x - y|^2 + tv_weight TV(x) + wavelet_weight |W x|_1 with a certified stop.
 
@@ -116,7 +120,16 @@ def solve_lower(
     device : str or torch.device, optional
         "cuda" moves NumPy arrays to a GPU and the result back.  Arrays in a GPU's memory (torch's, CuPy's, ...) are
         solved there without it.  There: "admm" without a wavelet term, operators ``Blur`` and ``MaskedFourier``,
-        neither callback nor change_tol; needs the extra "cuda".
+        neither callback, change_tol nor checkpoint; needs the extra "cuda".
+    checkpoint : str or Path, optional
+        A file for the state of the iteration, of one item (no batch); ``bioperf.checkpoint`` has its format.  If it is
+        there the solve goes on from it and ends bit for bit where it would have ended without an interruption (in
+        x, the numbers and the history but for "seconds", which add up), with any ``threads`` on the same kind of CPU.
+        It is written at the first check after ``checkpoint_every`` iterations, at that where the callback stops
+        the run, and at the end; it stays then, and the same call returns the same Solution at once.  A file of other
+        data, weights or options (``callback`` and ``threads`` may change), of another version, or a damaged one is
+        refused and left as it is.  A ``wavelet`` object that is not of ``bioperf.transforms`` is known by its class.
+    checkpoint_every : int
 
     Small images of a batch run one a thread, each until it has converged itself; ``details["layout"]`` says so.  Bit
     for bit, an item's result is what it is alone, whatever its neighbours are.
@@ -132,6 +145,9 @@ def solve_lower(
     ------
     TypeError, ValueError
         For unusable input, naming the argument.
+    InputError, OutputError
+        (bioperf.io; ValueError and OSError) If the checkpoint is not of this problem, or cannot be written; what the
+        file held before is then still there.
     DivergenceError
         If NaN or infinity appears; the message names the iteration.
     """
@@ -141,6 +157,7 @@ def solve_lower(
     tol = check_number("tol", tol, strict=True)
     max_iter = check_count("max_iter", max_iter)
     check_choice("method", method, ("admm", "apg"))
+    isotropic = check_flag("isotropic", isotropic)
     if penalty is not None:
         penalty = check_number("penalty", penalty, strict=True)
     if change_tol is not None:
@@ -148,8 +165,9 @@ def solve_lower(
     place = device_of(y, device)
     if place is not None:
         refuse_on_device(
-            method=method != "admm", wavelet_weight=np.any(wavelet_weight), callback=callback, change_tol=change_tol
-        )
+            method=method != "admm", wavelet_weight=np.any(wavelet_weight), callback=callback, change_tol=change_tol,
+            checkpoint=checkpoint,
+        )  # fmt: skip
         from ._on_device import lower_on_device
 
         options = {"isotropic": bool(isotropic), "tol": tol, "max_iter": max_iter, "penalty": penalty}
@@ -162,9 +180,20 @@ def solve_lower(
     if x0 is not None:
         x0 = as_images_like("x0", x0, images_like(A, y[0], batch_shape))
         x0 = [x0[index] for index in np.ndindex(batch_shape)]
+    level = None
+    if checkpoint is not None:
+        from .checkpoint import lower_level
+
+        level = lower_level(
+            checkpoint, checkpoint_every, batch_shape, A, y[0], models[0], method=method, tol=tol, max_iter=max_iter,
+            penalty=penalty, change_tol=change_tol, x0=None if x0 is None else x0[0],
+        )  # fmt: skip
+        if level.solution is not None:
+            return level.solution
 
     begin = time.perf_counter()
     problem = problem_for(A, A.image_dtype(y[0]), threads)
+    check_ratio("penalty", penalty or 0.0, 1.0, problem.dtype, "the data term's weight")
     observed = [A.data_image(item) for item in y]
     items = [without_iterating(problem, *item) for item in zip(y, observed, models, strict=True)]
     rest = [k for k, item in enumerate(items) if item is None]
@@ -192,11 +221,13 @@ def solve_lower(
             own = problem if layout.workers == 1 else problem_for(A, problem.dtype, layout.threads)
             start = observed[k] if x0 is None else x0[k]
             spread = intensity_range(observed[k])
-            return solve(own, y[k], models[k], tol, max_iter, start, spread, penalty, change_tol, callback)
+            return solve(own, y[k], models[k], tol, max_iter, start, spread, penalty, change_tol, callback, level)
 
         solutions = layout.each(one, rest)
     for k, solution in zip(rest, solutions, strict=True):
         items[k] = solution
+    if level is not None:
+        level.finish(items[0], max_iter)
     return finished(items, batch_shape, begin, layout, images)
 
 
@@ -241,7 +272,10 @@ def images_like(A, y, batch_shape):
 
 def without_iterating(problem, y, observed, model):
     """The solution for weights so large that it is a constant image or 0, with its proof; else None."""
-    if max(model.tv_weight, model.sparse_weight) <= intensity_range(observed):
+    spread = intensity_range(observed)
+    check_ratio("tv_weight", model.tv_weight, spread, problem.dtype)
+    check_ratio("wavelet_weight", model.sparse_weight, spread, problem.dtype)
+    if max(model.tv_weight, model.sparse_weight) <= spread:
         return None
     if model.sparse_weight:
         x = np.zeros(problem.shape, problem.dtype)
@@ -314,7 +348,7 @@ def _clipped(q, theta, isotropic):
     return q * (theta / np.maximum(norm, max(theta, np.finfo(float).tiny))).astype(norm.dtype)
 
 
-def _admm(problem, y, model, tol, max_iter, x0, spread, penalty, change_tol, callback):
+def _admm(problem, y, model, tol, max_iter, x0, spread, penalty, change_tol, callback, level=None):
     kernels, fft, threads = problem.kernels, problem.fft, problem.threads
     gamma, isotropic = model.tv_weight, model.isotropic
     record = Record("lower level", max_iter, callback)
@@ -359,12 +393,21 @@ def _admm(problem, y, model, tol, max_iter, x0, spread, penalty, change_tol, cal
         return _largest_gradient(problem, fft.coefficients(vector), isotropic, clipped) / gamma
 
     compiled = problem.iterations and isinstance(data, LowerData) and sparse is None and previous is None
-    done = 0
+    done = resumed = 0
+    if level is not None and level.begun:
+        done = resumed = level.resume(record)
+        with level.restoring() as kept:
+            kept.fill(x=x, q=q)
+            theta, penalty, balance = (kept.number(name) for name in ("theta", "penalty", "balance"))
+            complementarity, kkt = (record.rows[-1][name] for name in ("complementarity", "kkt_residual"))
+            data.restore(kept)
+            if sparse:
+                sparse.restore(kept)
     while True:
         check = done > 0 and (done % CHECK_EVERY == 0 or done == max_iter)
         if sparse and done > 0:
             sparse.analyse(x)
-        if check:
+        if check and done != resumed:
             tv, clip_pairing, gv, vv, gg, largest = kernels.field_status(x, q, theta, isotropic, threads=threads)
             objective = 0.5 * residual_square + data.constant + gamma * tv
             # mu = penalty (grad x - v + c) satisfies stationarity exactly: the x-update says so.
@@ -393,6 +436,11 @@ def _admm(problem, y, model, tol, max_iter, x0, spread, penalty, change_tol, cal
                 done, x, measure, objective=objective, lower_bound=lower_bound,
                 complementarity=complementarity, kkt_residual=kkt, penalty=penalty,
             )  # fmt: skip
+            if level is not None and level.due(done, stopped, converged or last):
+                level.keep(
+                    record, x=x, q=q, theta=theta, penalty=penalty, balance=balance, **data.state(),
+                    **(sparse.state() if sparse else {}),
+                )  # fmt: skip
             if converged or stopped or last:
                 break
         if previous is not None:

@@ -15,7 +15,7 @@ import math
 
 import numpy as np
 
-from ._validation import check_count, check_number
+from ._validation import check_count, check_flag, check_number, check_size, shown
 
 __all__ = ["cartesian", "gaussian", "poisson_disc", "radial"]
 
@@ -51,7 +51,7 @@ def cartesian(shape, rate, *, calibration=None, power=4.0, readout=0, seed=0, ce
     """
     shape = _as_shape(shape, (2, 3))
     if not isinstance(readout, int | np.integer) or not -len(shape) <= readout < len(shape):
-        raise ValueError(f"readout: expected an axis of shape {shape}, got {readout!r}")
+        raise ValueError(f"readout: expected an axis of shape {shape}, got {shown(readout)}")
     readout = int(readout) % len(shape)
     lines = shape[:readout] + shape[readout + 1 :]
     power = check_number("power", power)
@@ -176,7 +176,7 @@ def radial(shape, rate, *, calibration=0, seed=0, centred=False):
     """
     shape = _as_shape(shape, (2,))
     mask, count = _calibrated(shape, rate, calibration, "samples")
-    turn = _rng(seed).random() if seed else 0.0
+    turn = _rng(seed).random() if check_count("seed", seed, 0) else 0.0
     total = count + int(mask.sum())
     fewest, most = 0, 1
     while len(_spokes(shape, most, turn, mask)) < total:
@@ -290,7 +290,7 @@ def _radius(shape):
 
 def _place(mask, centred):
     """The mask, drawn with the zero frequency in the middle, as the caller wants it."""
-    return np.ascontiguousarray(mask if centred else np.fft.ifftshift(mask))
+    return np.ascontiguousarray(mask if check_flag("centred", centred) else np.fft.ifftshift(mask))
 
 
 def _rng(seed):
@@ -299,7 +299,7 @@ def _rng(seed):
 
 def _as_shape(shape, dimensions):
     if not isinstance(shape, tuple | list):
-        raise TypeError(f"shape: expected a tuple of integers, got {shape!r}")
+        raise TypeError(f"shape: expected a tuple of integers, got {shown(shape)}")
     if len(shape) not in dimensions:
         raise ValueError(f"shape: expected {' or '.join(map(str, dimensions))} axes, got {tuple(shape)}")
-    return tuple(check_count("shape", n) for n in shape)
+    return check_size("shape", tuple(check_count("shape", n) for n in shape))

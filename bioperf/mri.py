@@ -13,14 +13,18 @@ from ._validation import (
     as_mask,
     check_choice,
     check_count,
+    check_flag,
     check_number,
+    check_ratio,
+    check_scale,
+    check_threads,
 )
-from .slots import Layout
 from .bio import solve_bio
 from .lower import finished, intensity_range, solve_lower
 from .noise import estimate_kspace_noise, hermitian_noise
 from .operators import MaskedFourier, MultiCoilFourier
 from .operators.fourier import mirrored
+from .slots import Layout
 from .targets import Target, is_module, non_local_means, resolve_target
 from .transforms import UndecimatedWavelet
 
@@ -141,6 +145,7 @@ def reconstruct_mri(
     coils = maps is not None
     if coils and kspace.ndim == d:
         raise ValueError(f"kspace: with maps expected shape (..., coils, {str(mask.shape)[1:]}, got {kspace.shape}")
+    check_scale("kspace", kspace, d + coils)
     if isinstance(maps, str):
         check_choice("maps", maps, ("estimate",))
     batch_shape = kspace.shape[: kspace.ndim - d - coils]
@@ -157,11 +162,13 @@ def reconstruct_mri(
     if rounds is not None:
         rounds = check_count("rounds", rounds)
     tol = check_number("tol", tol, strict=True)
-    max_iter = check_count("max_iter", max_iter)
+    max_iter, threads = check_count("max_iter", max_iter), check_threads(threads)
+    centred, isotropic = check_flag("centred", centred), check_flag("isotropic", isotropic)
+    real = None if real is None else check_flag("real", real)
     if wavelet is None:
         wavelet = UndecimatedWavelet("db2", 2 if max(mask.shape) > 2 else 1, ndim=d)
     wavelet = resolve_transform("wavelet", wavelet, mask.shape)
-    transform = resolve_transform("transform", transform or wavelet, mask.shape)
+    transform = resolve_transform("transform", wavelet if transform is None else transform, mask.shape)
     if real is None:
         real = not coils and is_hermitian(kspace, mask, centred)
     elif real and coils:
@@ -202,6 +209,7 @@ def reconstruct_mri(
 
 def _maps_of_each(maps, kspace, batch_shape, shape):
     maps = as_complex_images("maps", maps, shape)
+    check_scale("maps", maps, maps.ndim, dtype=kspace.dtype)
     coils = kspace.shape[len(batch_shape)]
     if maps.shape not in ((coils, *shape), kspace.shape):
         wanted = f"({coils}, {str(shape)[1:]}" + (f" or {kspace.shape}" if batch_shape else "")
@@ -241,6 +249,7 @@ def _reconstruct(A, y, noise_std, target, rounds, model, options):
     y = A.check_data("kspace", y)
     zero_filled = A.data_image(y)
     spread = intensity_range(zero_filled)
+    check_ratio("noise_std", noise_std or 0.0, spread, y.dtype)
     certain = A.real or noise_std is not None
     if noise_std is None:
         estimate = hermitian_noise if A.real else estimate_kspace_noise

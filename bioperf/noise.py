@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ._validation import as_complex_images, as_images, as_mask
+from ._validation import as_complex_images, as_images, as_mask, check_count, check_flag, check_scale
 from .operators.fourier import mirrored
 
 __all__ = ["estimate_kspace_noise", "estimate_noise", "hermitian_noise"]
@@ -29,6 +29,7 @@ def estimate_noise(y, ndim=2):
     TypeError, ValueError
         If y is not finite float images with at least 2 pixels along each spatial axis.
     """
+    ndim = check_count("ndim", ndim)
     y = as_images("y", y, ndim=ndim)
     detail = y.astype(np.float64, copy=False)
     for axis in range(-ndim, 0):
@@ -36,7 +37,9 @@ def estimate_noise(y, ndim=2):
             raise ValueError(f"y: needs at least 2 pixels along each spatial axis, got shape {y.shape}")
         n = detail.shape[axis] // 2 * 2
         even, odd = (np.take(detail, range(start, n, 2), axis) for start in (0, 1))
-        detail = (odd - even) / np.sqrt(2)
+        with np.errstate(over="ignore"):
+            detail = (odd - even) / np.sqrt(2)
+    check_scale("y", detail, detail.ndim, small=True)
     return float(np.median(np.abs(detail)) / 0.6744897501960817)
 
 
@@ -64,8 +67,9 @@ def estimate_kspace_noise(kspace, mask, *, centred=False):
     TypeError, ValueError
         For arrays that are none of the above.
     """
-    mask = as_mask("mask", mask)
+    mask, centred = as_mask("mask", mask), check_flag("centred", centred)
     kspace = as_complex_images("kspace", kspace, mask.shape)
+    check_scale("kspace", kspace, mask.ndim, dtype=np.float64)
     frequencies = np.meshgrid(*(np.fft.fftfreq(n) for n in mask.shape), indexing="ij")
     radius = np.sqrt(sum(f * f for f in frequencies))
     if centred:
@@ -88,8 +92,9 @@ def hermitian_noise(kspace, mask, *, centred=False):
     -------
     float, sqrt(E|n|^2), in the units of kspace.
     """
-    mask = as_mask("mask", mask)
+    mask, centred = as_mask("mask", mask), check_flag("centred", centred)
     kspace = as_complex_images("kspace", kspace, mask.shape)
+    check_scale("kspace", kspace, mask.ndim, dtype=np.float64)
     axes = tuple(range(-mask.ndim, 0))
     sampled, data = (np.fft.ifftshift(mask), np.fft.ifftshift(kspace, axes)) if centred else (mask, kspace)
     both = sampled & mirrored(sampled)

@@ -9,6 +9,8 @@ from .solution import DivergenceError
 
 __all__ = ["Progress"]
 
+_AT_LIMIT = "not converged: iteration limit"
+
 
 @dataclass
 class Progress:
@@ -60,8 +62,21 @@ class Record:
         answer = self.callback(info)
         return isinstance(answer, bool | np.bool_) and bool(answer)
 
+    def resume(self, history):
+        """Go on after the rows of a history, its time included; the last iteration of it."""
+        names = list(history)
+        columns = zip(*(history[name].tolist() for name in names), strict=True)
+        self.rows = [dict(zip(names, row, strict=True)) for row in columns]
+        self.start -= self.rows[-1]["seconds"]
+        return self.rows[-1]["iteration"]
+
     def history(self):
         return {name: np.array([row[name] for row in self.rows]) for name in self.rows[-1]}
+
+
+def without_stop(status, iterations):
+    """The ``outcome`` of a run at its limit, had the callback not stopped it there."""
+    return status.replace(f"stopped by the callback at iteration {iterations} ", f"{_AT_LIMIT} {iterations} reached ")
 
 
 def outcome(converged, stopped, iterations, measured):
@@ -69,4 +84,4 @@ def outcome(converged, stopped, iterations, measured):
         return f"converged in {iterations} iterations ({measured})"
     if stopped:
         return f"stopped by the callback at iteration {iterations} ({measured})"
-    return f"not converged: iteration limit {iterations} reached ({measured})"
+    return f"{_AT_LIMIT} {iterations} reached ({measured})"

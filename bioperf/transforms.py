@@ -23,7 +23,7 @@ import math
 
 import numpy as np
 
-from ._validation import check_count, check_threads
+from ._validation import check_count, check_threads, host_array, shown
 from .kernels import get_backend, run_tasks, threads_for
 
 __all__ = ["DCT", "UndecimatedWavelet", "Wavelet"]
@@ -50,7 +50,7 @@ class _Transform:
     def check(self, shape):
         """ValueError if the transform does not take images of that shape (a tuple of ``ndim`` sizes)."""
         if not isinstance(shape, tuple | list) or not all(isinstance(n, int | np.integer) for n in shape):
-            raise TypeError(f"shape: expected a tuple of integers, got {shape!r}")
+            raise TypeError(f"shape: expected a tuple of integers, got {shown(shape)}")
         if len(shape) != self.ndim or min(shape) < 1:
             raise ValueError(f"shape: {self!r} takes {self.ndim} positive sizes, got {tuple(shape)}; pass ndim")
 
@@ -393,7 +393,7 @@ def _half(corner, key):
 
 def _check_name(name):
     if not isinstance(name, str):
-        raise TypeError(f"name: expected the name of a wavelet, got {name!r}")
+        raise TypeError(f"name: expected the name of a wavelet, got {shown(name)}")
     return name
 
 
@@ -449,7 +449,7 @@ def _check_orthonormal(name, low, high):
 
 def _as_numbers(name, a, ndim):
     """A C-contiguous array of native float32, float64, complex64 or complex128 of at least ndim axes."""
-    a = np.asarray(a)
+    a = host_array(name, a)
     if a.dtype.kind not in "fc" or a.dtype.itemsize // (2 if a.dtype.kind == "c" else 1) not in (4, 8):
         raise TypeError(
             f"{name}: expected float32, float64, complex64 or complex128, got {a.dtype}; convert it, say by astype"

@@ -12,6 +12,7 @@ A new backend is one module with the functions of ``_reference.py`` and one line
 import functools
 import importlib
 import math
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -19,7 +20,10 @@ import numpy as np
 from . import _driver
 from ._threads import available_threads, threads_for
 
-__all__ = ["Backend", "available_backends", "available_threads", "get_backend", "on_device", "run_tasks", "threads_for"]
+__all__ = [
+    "Backend", "available_backends", "available_threads", "get_backend", "on_device", "run_tasks", "squares_range",
+    "threads_for",
+]  # fmt: skip
 
 # In the order of preference of "auto", which takes CUDA for arrays in device memory alone.
 _MODULES = {"cython": "._cython", "numba": "._numba", "reference": "._reference", "cuda": "._cuda"}
@@ -108,6 +112,10 @@ def _pool():
     return ThreadPoolExecutor(max(1, available_threads() - 1), thread_name_prefix="bioperf")
 
 
+if hasattr(os, "register_at_fork"):  # a forked process has none of its threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
 _WANTED = {
     "f": "float32 or float64",
     "c": "complex64 or complex128",
@@ -150,6 +158,28 @@ class HostArrays:
     def overlap(a, b):
         return np.may_share_memory(a, b)
 
+    @staticmethod
+    def largest(a):
+        return max(float(a.max()), -float(a.min()))
+
+
+def squares_range(dtype):
+    """The magnitudes whose squares the dtype's arithmetic holds: sqrt(tiny)/eps to eps sqrt(max), eps its rounding.
+
+    Such a number m has a normal square, and so have its own rounding eps m and the sums over up to 1/eps^2 of them: the
+    solvers take all three in the dtype of the data.
+    """
+    limits = np.finfo(dtype)
+    return float(np.sqrt(limits.tiny) / limits.eps), float(limits.eps * np.sqrt(limits.max))
+
+
+def _times_power(a, exponent, out=None):
+    """a times 2^exponent, exactly but where it leaves the dtype's range; a itself for exponent 0."""
+    if exponent == 0:
+        return a
+    with np.errstate(over="ignore"):
+        return np.ldexp(a, exponent, out=out)
+
 
 def _describe(a):
     return f"shape {tuple(a.shape)} and dtype {a.dtype}" if hasattr(a, "dtype") else type(a).__name__
@@ -169,6 +199,9 @@ class Backend:
 
     Every method takes ``out`` (allocated if None, may be the input where the map is elementwise) and
     returns it, and ``threads`` (by size if None).  Non-contiguous input is copied.
+
+    NumPy arrays may have any scale here.  The fused updates, and all kernels on a GPU, take squares in the dtype of
+    their arrays: the solvers refuse data that are not in ``squares_range``.
     """
 
     def __init__(self, module):
@@ -263,8 +296,10 @@ class Backend:
         radius = _radius(radius, x.shape, 0)
         out = self._output(out, tuple(x.shape), x)
         items = _items(x.shape, radius)
-        self.module.project_l2_ball(x.reshape(items), radius.reshape(-1), out.reshape(items), _thread_count(threads, x))
-        return out
+        x, exponent = self._of_order_one(x)
+        radius = _times_power(radius, exponent).reshape(-1)
+        self.module.project_l2_ball(x.reshape(items), radius, out.reshape(items), _thread_count(threads, x))
+        return _times_power(out, -exponent, out)
 
     def project_l1_ball(self, x, radius, *, threshold=None, out=None, threads=None):
         """Nearest point with ``sum |x| <= radius``: soft thresholding at the exact threshold, in O(n).
@@ -297,10 +332,21 @@ class Backend:
         elif not isinstance(threshold, np.ndarray) or threshold.dtype != np.float64 or threshold.shape != radius.shape:
             raise ValueError(f"threshold: expected a float64 array of shape {radius.shape}, got {_describe(threshold)}")
         out = self._output(out, tuple(x.shape), x)
-        found = np.array(threshold).reshape(-1)
-        function(x.reshape(items), radius.reshape(-1), found, out.reshape(items), _thread_count(threads, x))
-        threshold[...] = found.reshape(radius.shape)
-        return out
+        x, exponent = self._of_order_one(x)
+        found = _times_power(np.array(threshold), exponent).reshape(-1)
+        scaled = _times_power(radius, exponent).reshape(-1)
+        function(x.reshape(items), scaled, found, out.reshape(items), _thread_count(threads, x))
+        threshold[...] = _times_power(found, -exponent).reshape(radius.shape)
+        return _times_power(out, -exponent, out)
+
+    def _of_order_one(self, x):
+        """x times a power of two, and its exponent: 0 unless squares of x leave the range of its dtype."""
+        largest = self._arrays.largest(x)
+        low, high = squares_range(self._arrays.dtype(x))
+        if largest == 0 or low <= largest <= high:
+            return x, 0
+        exponent = -math.frexp(largest)[1]
+        return _times_power(x, exponent), exponent
 
     def rank_one_solve(self, c, diagonal, rank_one, *, out=None, threads=None):
         """w with ``(diagonal I + rank_one e e^T) w = c``, e the vector of ones (the w-update of mathematics.md 4a)."""

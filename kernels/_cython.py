@@ -1,5 +1,7 @@
 """The compiled CPU backend: one name per kernel, gathered from the extension modules."""
 
+import os
+
 from .balls import (
     ball_thresholds,
     coupled_multipliers,
@@ -31,7 +33,7 @@ from .spectral import (
     upper_spectrum,
     upper_spectrum_batch,
 )
-from .team import run_tasks
+from .team import end_threads, run_tasks
 from .tv import (
     field_divergence,
     field_divergence_batch,
@@ -60,6 +62,9 @@ from .wavelets import (
 )
 
 NAME = "cython"
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=end_threads)
 
 __all__ = [
     "ball_thresholds",

@@ -9,6 +9,10 @@ of lines) are therefore made from the OpenMP team itself.
 from cython.parallel cimport prange
 
 
+cdef extern from "omp.h" nogil:
+    int omp_pause_resource_all(int)
+
+
 cdef void call(list tasks, list errors, Py_ssize_t i) noexcept nogil:
     with gil:
         try:
@@ -26,3 +30,12 @@ def run_tasks(list tasks):
         call(tasks, errors, i)
     if errors:
         raise errors[0]
+
+
+def end_threads():
+    """End this thread's idle team; the next parallel loop starts a new one.
+
+    A forked process inherits the team's records without its threads, and its first parallel loop would wait for them
+    for ever: ``os.fork`` calls this before.
+    """
+    omp_pause_resource_all(1)

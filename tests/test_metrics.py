@@ -92,6 +92,8 @@ def test_bad_pairs_are_refused(error, message, x, reference, measure):
         pytest.param("y", lambda: nre(BLUR, ONE, 0 * ONE), id="nre of zero data"),
         pytest.param("data_range", lambda: psnr(ONE, ONE / 2, 0.0), id="psnr of no range"),
         pytest.param("data_range", lambda: psnr(ONE, ONE / 2, -1.0), id="psnr of a negative range"),
+        pytest.param("data_range", lambda: psnr(ONE, ONE / 2, 1e200), id="psnr of a range without a square"),
+        pytest.param("x", lambda: ssim(ONE[:5], ONE[:5]), id="ssim of less than its window"),
     ],
 )
 def test_undefined_measures_are_refused(name, call):

@@ -170,6 +170,9 @@ BAD_OPERATORS = [
     ("fractional size", TypeError, "shape: ", GOOD, (5.5, 5)),
     ("no shape", TypeError, "shape: ", GOOD, None),
     ("shape in words", TypeError, "shape: ", GOOD, "5x5"),
+    ("shape of no memory", ValueError, "shape: .*more pixels than any memory", GOOD, (2**40, 2**40)),
+    ("sum without a square", ValueError, "psf: sums to 9.0e\\+300", np.full((3, 3), 1e300), (5, 5)),
+    ("ragged", TypeError, "psf: expected an array of numbers", [[1.0], [1.0, 2.0]], (5, 5)),
 ]
 BAD_IMAGES = [
     ("integers", TypeError, "integer images", np.ones((5, 5), np.uint8)),
@@ -177,6 +180,8 @@ BAD_IMAGES = [
     ("complex", TypeError, "complex128", np.ones((5, 5), complex)),
     ("half precision", TypeError, "float16", np.ones((5, 5), np.float16)),
     ("text", TypeError, "float32 or float64", "image.png"),
+    ("ragged", TypeError, "expected an array of numbers", [[1.0], [1.0, 2.0]]),
+    ("masked", ValueError, "masked entries", np.ma.masked_less(np.arange(25.0).reshape(5, 5), 3)),
     ("NaN", ValueError, r"NaN.*\(0, 3\)", np.where(np.arange(25).reshape(5, 5) == 3, np.nan, 1.0)),
     ("infinite", ValueError, r"infinite.*\(0, 0\)", np.full((5, 5), -np.inf)),
     ("empty batch", ValueError, "empty", np.empty((0, 5, 5))),

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from .._validation import as_images
+from .._validation import as_images, check_scale, check_size, host_array, shown
 from ..kernels import on_device, threads_for
 from .device import apply
 
@@ -36,7 +36,7 @@ class Blur:
     """
 
     def __init__(self, psf, shape):
-        psf = np.asarray(psf)
+        psf = host_array("psf", psf)
         if psf.dtype.kind not in "fiu":
             raise TypeError(f"psf: expected a real array, got dtype {psf.dtype}")
         psf = as_images("psf", psf.astype(np.float64))
@@ -51,11 +51,16 @@ class Blur:
             raise ValueError(f"psf: {int((psf < 0).sum())} entries are negative; a point spread function is >= 0")
         if not psf.sum() > 0:
             raise ValueError("psf: sums to zero; pass a psf with at least one positive entry")
+        if psf.sum() > 1e150:
+            raise ValueError(f"psf: sums to {psf.sum():.1e}, whose square is infinite; scale it to the order of 1")
         self.psf, self.shape, self.data_shape = psf, shape, shape
         self._transfer = {}
 
     def __repr__(self):
         return f"Blur(psf of shape {self.psf.shape}, shape={self.shape})"
+
+    def __getstate__(self):
+        return self.__dict__ | {"_transfer": {}}
 
     def transfer(self, dtype=np.float64):
         """The transfer function H, half spectrum, complex64 or complex128 for a real dtype (cached)."""
@@ -71,7 +76,9 @@ class Blur:
 
     def check_data(self, name, y):
         """Blurred images (..., *shape), float32 or float64, checked and C-contiguous."""
-        return as_images(name, y, self.shape)
+        y = as_images(name, y, self.shape)
+        check_scale(name, y, len(self.shape), gain=self.norm())
+        return y
 
     def image_dtype(self, y):
         return y.dtype
@@ -119,5 +126,5 @@ class Blur:
 def _as_shape(shape):
     sizes = (shape,) if isinstance(shape, int | np.integer) else shape
     if not isinstance(sizes, tuple | list) or not all(isinstance(n, int | np.integer) for n in sizes):
-        raise TypeError(f"shape: expected a tuple of integers, got {shape!r}")
-    return tuple(int(n) for n in sizes)
+        raise TypeError(f"shape: expected a tuple of integers, got {shown(shape)}")
+    return check_size("shape", tuple(int(n) for n in sizes))

@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from .._validation import as_complex_images, as_images, as_mask
+from .._validation import as_complex_images, as_images, as_mask, check_flag, check_scale
 from ..kernels import on_device, threads_for
 from .device import apply
 
@@ -46,7 +46,7 @@ class MaskedFourier:
     def __init__(self, mask, *, real=True, centred=False):
         self.mask = as_mask("mask", mask)
         self.shape = self.data_shape = self.mask.shape
-        self.real, self.centred = bool(real), bool(centred)
+        self.real, self.centred = check_flag("real", real), check_flag("centred", centred)
         self.sampled = np.fft.ifftshift(self.mask) if centred else self.mask
         self._transfer = {}
 
@@ -56,7 +56,9 @@ class MaskedFourier:
 
     def check_data(self, name, y):
         """k-space (..., *shape), complex64 or complex128, checked and C-contiguous, 0 where it is not sampled."""
-        return np.where(self.mask, as_complex_images(name, y, self.shape), 0)
+        y = np.where(self.mask, as_complex_images(name, y, self.shape), 0)
+        check_scale(name, y, len(self.shape))
+        return y
 
     def image_dtype(self, y):
         return y.real.dtype if self.real else y.dtype
@@ -71,6 +73,9 @@ class MaskedFourier:
             return self.sampled.astype(np.float64)
         both = 0.5 * (self.sampled + mirrored(self.sampled.astype(np.float64)))
         return np.ascontiguousarray(both[..., : self.shape[-1] // 2 + 1])
+
+    def __getstate__(self):
+        return self.__dict__ | {"_transfer": {}}
 
     def transfer(self, dtype):
         """A multiplier H with |H|^2 = ``gram_spectrum``, complex64 or complex128 for an image dtype (cached)."""

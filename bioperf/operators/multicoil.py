@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .._validation import as_complex_images, as_mask
+from .._validation import as_complex_images, as_mask, check_flag, check_scale
 from .fourier import from_unshifted, to_unshifted, unitary
 
 __all__ = ["MultiCoilFourier"]
@@ -44,8 +44,10 @@ class MultiCoilFourier:
             raise ValueError(f"maps: expected shape (coils, {', '.join(map(str, self.shape))}), got {self.maps.shape}")
         if not self.maps.any():
             raise ValueError("maps: all sensitivities are 0")
+        check_scale("maps", self.maps, self.maps.ndim)
+        self._norm = float(np.sqrt(np.sum(self.maps.real**2 + self.maps.imag**2, axis=0, dtype=np.float64).max()))
         self.data_shape = self.maps.shape
-        self.centred = bool(centred)
+        self.centred = check_flag("centred", centred)
         self.sampled = np.fft.ifftshift(self.mask) if centred else self.mask
 
     def __repr__(self):
@@ -56,7 +58,9 @@ class MultiCoilFourier:
 
     def check_data(self, name, y):
         """k-space (..., C, *shape), complex64 or complex128, checked and C-contiguous, 0 where it is not sampled."""
-        return np.where(self.mask, as_complex_images(name, y, self.data_shape), 0)
+        y = np.where(self.mask, as_complex_images(name, y, self.data_shape), 0)
+        check_scale(name, y, len(self.data_shape), gain=self._norm)
+        return y
 
     def image_dtype(self, y):
         return y.dtype
@@ -67,7 +71,7 @@ class MultiCoilFourier:
 
     def norm(self):
         """An upper bound of the operator's l2 norm, the largest root sum of squares of the maps."""
-        return float(np.sqrt(np.sum(self.maps.real**2 + self.maps.imag**2, axis=0, dtype=np.float64).max()))
+        return self._norm
 
     def __call__(self, x):
         """k-space (..., C, *shape) of images (..., *shape), real or complex."""

@@ -3,7 +3,7 @@
 import numpy as np
 
 from .._fourier import FourierProblem
-from .._validation import check_choice
+from .._validation import check_choice, check_largest
 from ..kernels import get_backend, on_device
 from ..kernels._driver import simulated
 from ..learning import require_torch
@@ -208,11 +208,14 @@ class DeviceBatch:
 
     def __init__(self, A, y, device):
         blur = hasattr(A, "psf")
+        torch = require_torch("arrays on a GPU")
         self.y = as_tensor("y", y, A.shape, "f" if blur else "c", device)
         if not blur:
-            torch = require_torch("arrays on a GPU")
             self.y = torch.where(torch.as_tensor(A.mask, device=device), self.y, 0)
         dtype = numpy_dtype(self.y)
+        parts = self.y if blur else torch.view_as_real(self.y)
+        largest = parts.abs().flatten(self.y.ndim - len(A.shape)).amax(-1).cpu().numpy().astype(np.float64)
+        check_largest("y", largest, dtype, gain=A.norm())
         if not blur and image_kinds(A) == "f":
             dtype = np.empty(0, dtype).real.dtype
         self.given, self.shape = y, tuple(self.y.shape[: self.y.ndim - len(A.shape)])
