@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_batch_run import outputs, records
 
 import bioperf
 from bioperf.batch import read_manifest, run_batch
 from bioperf.io import write_image
-from test_batch_run import outputs, records
 
 ROOT = Path(bioperf.__file__).parents[1]
 COUNT, SIDE = 12, 48
@@ -61,7 +61,8 @@ def test_killed_at_random_moments_and_resumed(folder, request):
 
     subprocess.run([*command, "timed"], env=environment, check=True, timeout=120)
     assert outputs(Path("timed")) == expected
-    times = [datetime.fromisoformat(json.loads(line)["time"]) for line in open("timed/journal.jsonl")]
+    lines = Path("timed/journal.jsonl").read_text().splitlines()
+    times = [datetime.fromisoformat(json.loads(line)["time"]) for line in lines]
     duration = (times[-1] - times[0]).total_seconds()
 
     rng = np.random.default_rng(0)

@@ -15,6 +15,8 @@ import bioperf
 from bioperf import masks
 from bioperf.batch import preview_batch, read_manifest, run_batch
 from bioperf.batch.journal import Journal, read_journals
+from bioperf.batch.resources import used_memory
+from bioperf.batch.run import LIBRARIES
 from bioperf.cli.app import run
 from bioperf.io import InputError, OutputError, write_image
 
@@ -196,10 +198,11 @@ def test_damaged_journals_cost_work_and_nothing_else(folder):
 
 
 def test_two_processes_on_one_journal_are_refused(folder):
-    journal = Journal(folder / "journal.jsonl")
+    (folder / "out").mkdir()
+    journal = Journal(folder / "out" / "journal.jsonl")
     try:
         with pytest.raises(OutputError, match="another process works on this batch"):
-            run_batch(deblurring(), folder, resume=True)
+            run_batch(deblurring(), folder / "out", resume=True)
     finally:
         journal.close()
     assert run_batch(deblurring(), folder / "out", resume=True).counts == {"done": COUNT}
@@ -217,7 +220,8 @@ def test_max_failures_ends_the_run(folder):
 def test_an_item_larger_than_the_memory_fails_alone(folder):
     np.save("large.npy", np.zeros((3000, 3000), np.float32))
     rows = write_rows(folder, ["large.npy", "in0.png"])
-    outcome = run_batch(read_manifest(rows), "out", threads=1, memory=2**29)
+    memory = max(used_memory(), LIBRARIES) + 2**27
+    outcome = run_batch(read_manifest(rows), "out", threads=1, memory=memory)
     assert outcome.counts == {"failed": 1, "done": 1} and "--memory leaves" in outcome.failures[0][1]
     with pytest.raises(InputError, match="--memory"):
         run_batch(deblurring(), "out2", threads=1, memory=2**20)

@@ -1,5 +1,6 @@
 """Files in and out: depth and colour kept, hostile files refused with one line, outputs whole or absent."""
 
+import base64
 import io
 import os
 import struct
@@ -196,6 +197,53 @@ def huge_png():
     )
 
 
+def rewritten_png(interlace=0, rows=48, flaw=0):
+    """A grey image of 48 x 48 with that method of interlacing, pixels for some rows only, or a wrong last byte."""
+    head = struct.pack(">IIBBBBB", 48, 48, 8, 0, 0, 0, interlace)
+    pixels = zlib.compress(bytes(49 * rows))
+    pixels = pixels[:-1] + bytes([pixels[-1] ^ flaw])
+    blocks = ((b"IHDR", head), (b"IDAT", pixels), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in blocks
+    )
+
+
+# A damaged file of 339 bytes: its directory names a place inside itself as the next, and that names it.
+LOOP = (
+    "eNrz9NRi4GBgYOBjYGBkYWAEstiBmBHMXiG43OD6tEnPGBg4gWJMjMxgeZBqZiQ2G5QNwnyMTAxCQHobEAtCzQMRokhqxKDiIDPF"
+    "oWwvIJZiZAWzbwDxbCj7ARBrQPWCCEOg+TxA5gsGCKhWKs5ILEhVslKI1jXUUTCPrWVAB4xouCQzLS0tMydVr6ASRV3FHEZ7hgP/"
+    "by5ucvXjEmbRubDsZcPsH7sWdve/d7+wmiHldi/H4V03dMTusHaJ+FTnpLMzyjOtblvqOPdwUun/c78T139edn3Dlms9CnIAmYI5"
+    "bQ=="
+)
+
+
+def looping_tiff():
+    """A list of pages on which tifffile goes round for ever."""
+    return zlib.decompress(base64.b64decode(LOOP))
+
+
+def tiff_field(data, tag, kind=None, count=None, value=None, new=None):
+    """The file with the type, the count or the value of a field of its first directory changed."""
+    (start,) = struct.unpack("<I", data[4:8])
+    (fields,) = struct.unpack("<H", data[start : start + 2])
+    for place in range(start + 2, start + 2 + 12 * fields, 12):
+        found = struct.unpack("<HHII", data[place : place + 12])
+        if found[0] == tag:
+            pairs = zip(found[1:], (kind, count, value), strict=True)
+            fields = [old if wanted is None else wanted for old, wanted in pairs]
+            return data[:place] + struct.pack("<HHII", new or tag, *fields) + data[place + 12 :]
+    raise LookupError(tag)
+
+
+def inflating_tiff():
+    """A compressed strip of 64 MiB of zeros in place of 2304 pixels."""
+    data, bomb = tiff_bytes(GREY, compression="zlib"), zlib.compress(bytes(2**26), 9)
+    place = len(data) + len(data) % 2
+    data = tiff_field(tiff_field(data, 273, value=place), 279, kind=4, count=1, value=len(bomb))
+    return data.ljust(place, b"\0") + bomb
+
+
 def flipped(data, position):
     return data[:position] + bytes([data[position] ^ 255]) + data[position + 1 :]
 
@@ -210,6 +258,16 @@ BAD = {
     "empty.png": (lambda: b"", "empty"),
     "alpha.png": (lambda: iio.imwrite("<bytes>", pixels(np.uint8, 8, 8, 4), extension=".png"), "alpha channel"),
     "huge.png": (huge_png, "exceed the limit"),
+    "interlace.png": (lambda: rewritten_png(interlace=4), "header of no known kind"),
+    "checksum.png": (lambda: rewritten_png(flaw=1), "incorrect data check"),
+    "few-pixels.png": (lambda: rewritten_png(rows=40), "too few pixels"),
+    "no-place.tif": (lambda: tiff_field(tiff_bytes(GREY), 273, value=0), "lacks a part of its pixels"),
+    "one-strip.tif": (lambda: tiff_field(tiff_bytes(GREY, rowsperstrip=9), 273, count=1), "lacks a part of its pixel"),
+    "short-strip.tif": (lambda: tiff_field(tiff_bytes(GREY), 279, value=48), "too few pixels"),
+    "loop.tif": (looping_tiff, "save the image as greyscale or RGB"),
+    "both.tif": (lambda: tiff_field(tiff_bytes(GREY), 296, new=324), "in strips and in tiles"),
+    "word.tif": (lambda: tiff_field(tiff_bytes(GREY), 278, kind=12, count=1), "no numbers|cannot be decoded"),
+    "inflating.tif": (inflating_tiff, "inflates to more than its pixels"),
     "truncated.tif": (lambda: tiff_bytes(GREY)[:-900], "truncated|cannot be decoded|not a usable"),
     "cut-header.tif": (lambda: tiff_bytes(GREY)[:20], "not a usable|cannot be decoded|holds 0 images"),
     "text.tif": (lambda: b"not an image at all", "not a usable TIFF"),
@@ -226,7 +284,12 @@ BAD = {
     "truncated.npy": (lambda: npy_bytes(GREY)[:-1], "truncated"),
     "lying.npy": (lambda: npy_header("{'descr': '<f4', 'fortran_order': False, 'shape': (999999, 99), }"), "truncated"),
     "huge.npy": (lambda: npy_header("{'descr': '<f4', 'fortran_order': False, 'shape': (99999999, 99999)}"), "limit"),
-    "negative.npy": (lambda: npy_header("{'descr': '<f4', 'fortran_order': False, 'shape': (-4, -4), }"), "negative"),
+    "negative.npy": (lambda: npy_header("{'descr': '<f4', 'fortran_order': False, 'shape': (-4, -4)}"), "impossible"),
+    "digits.npy": (
+        lambda: npy_header(f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({10**3000}, {10**3000})}}"),
+        "impossible sizes",
+    ),
+    "truth.npy": (lambda: npy_header("{'descr': '<f4', 'fortran_order': False, 'shape': (True, 4)}"), "impossible"),
     "code.npy": (lambda: npy_header("__import__('os').system('true')"), "not an NPY file"),
     "no-values.npy": (lambda: npy_bytes(np.zeros((0, 4), np.float32)), "holds no values"),
     "one-axis.npy": (lambda: npy_bytes(np.zeros(4, np.float32)), "at least 2 axes"),

@@ -435,6 +435,19 @@ def test_each_bad_file_has_its_one_error(tmp_path, name):
     assert len(message) < len(str(path)) + 200
 
 
+@pytest.mark.parametrize("suffix", [".npz", ".h5"])
+def test_names_with_line_breaks_are_quoted(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".npz":
+        path.write_bytes(npz_of(**{"o\nther": npy_of(np.ones(3))}))
+    else:
+        path.write_bytes(hdf5_of(lambda f: f.create_dataset("o\nther", data=np.ones(3))))
+    for read in (read_kspace, read_mask):
+        with pytest.raises(InputError, match=r"no (array|dataset) 'wan\\nted' .*'o\\nther'") as caught:
+            read(path, key="wan\nted")
+        assert "\n" not in str(caught.value)
+
+
 def test_missing_files_and_the_limit(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         read_kspace(tmp_path / "none.h5")

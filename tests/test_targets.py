@@ -389,7 +389,6 @@ class TestCommandLine:
         "options, words",
         [
             (["--weights", "w.safetensors"], "--weights: is for --target cnn"),
-            (["--device", "cuda"], "--device: is for --target cnn"),
             (["--target", "cnn", "--weights", "none.safetensors"], "none.safetensors: no such file"),
             (["--target", "cnn", "--weights", "y.npy"], "y.npy: is not a safetensors file"),
         ],
@@ -400,6 +399,10 @@ class TestCommandLine:
         said = capsys.readouterr().err
         assert words in said and len(said.strip().splitlines()) == 1
         assert set(folder.iterdir()) == before
+
+    def test_k_space_is_solved_on_the_cpu(self, folder, capsys):
+        assert run(["mri", "scan.npz", "--mask", "scan.npz", "-o", "z.npy", "--device", "cuda"]) == 2
+        assert "--device: is for --target cnn" in capsys.readouterr().err
 
     def test_without_torch(self, folder, capsys, monkeypatch):
         monkeypatch.setitem(sys.modules, "torch", None)

@@ -160,12 +160,12 @@ def heeding(max_failures, stop, notify):
 
 def for_items(memory):
     """The bytes of ``memory`` that are left for images.  Raises InputError if there are none."""
-    left = memory - max(used_memory(), LIBRARIES)
-    if left <= 0:
+    program = max(used_memory(), LIBRARIES)
+    if memory <= program:
         raise InputError(
-            f"--memory: {show_bytes(memory)} is less than the program itself takes; give {show_bytes(2 * LIBRARIES)}"
+            f"--memory: {show_bytes(memory)} is less than the program itself takes; give {show_bytes(2 * program)}"
         )
-    return left
+    return memory - program
 
 
 def check_apart(items, out):

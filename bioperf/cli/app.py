@@ -612,9 +612,7 @@ def batch(
             "'scans/*.png'.",
         ),
     ],
-    out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="For the outputs, their sidecars and the journal.")
-    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="For the outputs, their sidecars and the journal.")],
     job: Annotated[Job, typer.Option("--job", help="Of rows that name none.")] = Job.deblur,
     settings: Annotated[
         list[str] | None,

@@ -33,9 +33,9 @@ def train(data, output, *, validation, initial, checkpoint_every, device, thread
         raise located(error, options | _PLACES) from error
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device: no CUDA device is at hand; leave it out to train on the CPU")
-    check_writable(output)
     if any(os.path.exists(output) and os.path.exists(path) and output.samefile(path) for path in data):
         raise InputError(f"{output}: is read as well; give the weights a name of their own")
+    check_writable(output)
     images = read_training_images(data, settings.patch)
     held = None if validation is None else read_training_images([validation], settings.patch)
     with _progress(settings.steps, quiet) as follow:

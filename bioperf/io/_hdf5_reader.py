@@ -80,7 +80,7 @@ def child(group, name):
         if not isinstance(group, h5py.Group) or not group.id.links.exists(part.encode()):
             return None
         if group.id.links.get_info(part.encode()).type != h5py.h5l.TYPE_HARD:
-            raise Refused(f"'{part}' is a link, which is not followed; store the data in its place")
+            raise Refused(f"{part[:60]!r} is a link, which is not followed; store the data in its place")
         group = group[part]
     return group
 
@@ -88,10 +88,10 @@ def child(group, name):
 def dataset(file, name):
     found = child(file, name)
     if not isinstance(found, h5py.Dataset):
-        held = ", ".join(repr(n) for n in names(file)[:8]) or "nothing"
-        raise Refused(f"has no dataset '{name}' (it holds {held}); name the one to read")
+        held = ", ".join(repr(n[:60]) for n in names(file)[:8]) or "nothing"
+        raise Refused(f"has no dataset {name[:60]!r} (it holds {held}); name the one to read")
     if found.is_virtual or found.external:
-        raise Refused(f"'{name}' keeps its values in other files, which are not opened; store them in this one")
+        raise Refused(f"{name[:60]!r} keeps its values in other files, which are not opened; store them in this one")
     return found
 
 
@@ -100,20 +100,22 @@ def values(found, kinds, max_values):
     name = found.name.strip("/")
     if found.dtype.kind not in kinds or found.dtype.itemsize > 16:
         expected = {"c": "complex64 or complex128", "f": "float32 or float64"}.get(kinds, "0 and 1")
-        raise Refused(f"'{name}' holds values of type {str(found.dtype)[:60]}; store {expected}")
+        raise Refused(f"{name[:60]!r} holds values of type {str(found.dtype)[:60]}; store {expected}")
     check_size(name, found.shape, max_values)
     if found.chunks and math.prod(found.chunks) > max_values:
-        raise Refused(f"'{name}' is stored in chunks of {math.prod(found.chunks)} values; rechunk it with h5repack")
+        raise Refused(
+            f"{name[:60]!r} is stored in chunks of {math.prod(found.chunks)} values; rechunk it with h5repack"
+        )
     allow_memory(4 * math.prod(found.shape) * found.dtype.itemsize + 256 * MEBIBYTE)
     return found[()]
 
 
 def check_size(name, shape, max_values):
     if shape is None or len(shape) == 0 or math.prod(shape) == 0:
-        raise Refused(f"'{name}' holds no array of values (shape {shape}); give k-space")
+        raise Refused(f"{name[:60]!r} holds no array of values (shape {shape}); give k-space")
     if math.prod(shape) > max_values:
         raise Refused(
-            f"'{name}' has {math.prod(shape)} values, more than the limit of {max_values}; "
+            f"{name[:60]!r} has {math.prod(shape)} values, more than the limit of {max_values}; "
             "raise the limit (--max-values, max_values=)"
         )
 

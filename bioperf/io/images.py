@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .._validation import host_array
 from . import npy, png, tiff
 from .errors import InputError, OutputError
 from .whole import write_whole
@@ -114,9 +115,9 @@ def write_image(path, image, *, like=None):
     OutputError
         If the path cannot be written.
     """
-    image = np.asarray(image)
-    if image.dtype.kind != "f":
-        raise TypeError(f"image: expected floats in [0, 1], got dtype {image.dtype}")
+    image = host_array("image", image)
+    if image.dtype.kind != "f" or image.ndim < 2 or image.size == 0:
+        raise TypeError(f"image: expected floats in [0, 1] of 2 axes or more, got {image.dtype} of shape {image.shape}")
     kind = image_format(path)
     if kind is None:
         raise OutputError(f"{path}: unknown format {Path(path).suffix!r}; end the name in .png, .tif or .npy")
@@ -197,7 +198,11 @@ def _check_channel_axis(path, pixels, channel_axis):
 
 
 def check_file(path):
-    if not path.exists():
+    try:
+        found = path.exists()
+    except OSError as error:  # a name too long, a loop of links, a folder that may not be searched
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the path") from error
+    if not found:
         raise InputError(f"{path}: no such file; check the path")
     if path.is_dir():
         raise InputError(f"{path}: is a folder; give the path of a file")

@@ -194,8 +194,8 @@ def _choose(archive, key, usual, candidates):
             return name
     if key is None and len(candidates) == 1:
         return candidates[0]
-    held = ", ".join(repr(name) for name in archive.names[:8]) or "none"
-    raise InputError(f"{archive.path}: has no array '{wanted[0]}' (its arrays: {held}); name the one to read")
+    held = ", ".join(repr(name[:60]) for name in archive.names[:8]) or "none"
+    raise InputError(f"{archive.path}: has no array {wanted[0][:60]!r} (its arrays: {held}); name the one to read")
 
 
 def _read_hdf5(path, name, max_values):

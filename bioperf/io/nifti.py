@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .._validation import host_array
 from .errors import InputError, OutputError
 from .whole import check_writable, write_whole
 
@@ -58,7 +59,7 @@ def write_nifti(path, image, affine=None, *, voxel=None, magnitude=False):
     check_nifti(path)
     import nibabel
 
-    image = np.asarray(image)
+    image = host_array("image", image)
     if image.dtype.kind not in "fc" or image.real.dtype.itemsize not in (4, 8):
         raise TypeError(f"image: expected float32, float64, complex64 or complex128, got dtype {image.dtype}")
     if not 2 <= image.ndim <= 4 or image.size == 0:

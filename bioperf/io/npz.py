@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from .errors import InputError
+from .npy import possible
 
 __all__ = ["Archive", "open_archive"]
 
@@ -50,7 +51,7 @@ class Archive:
             array = np.lib.format.read_array(member, allow_pickle=False)
             # Also compares the checksum, which is due at the end
             if member.read(1):
-                raise InputError(f"{self.path}: '{name}' has more bytes than its header says; write it again")
+                raise InputError(f"{self.path}: {_quoted(name)} has more bytes than its header says; write it again")
         return array.astype(array.dtype.newbyteorder("="), copy=False)
 
     def _header(self, name, member):
@@ -59,10 +60,11 @@ class Archive:
         shape, _, dtype = _HEADERS.get(version, np.lib.format.read_array_header_2_0)(stream)
         if dtype.hasobject:
             raise InputError(
-                f"{self.path}: '{name}' holds pickled Python objects, which are not loaded; save a plain numeric array"
+                f"{self.path}: {_quoted(name)} holds pickled Python objects, which are not loaded; "
+                "save a plain numeric array"
             )
-        if any(n < 0 for n in shape):
-            raise InputError(f"{self.path}: '{name}' has a negative size; write it again with numpy.savez")
+        if not possible(shape):
+            raise InputError(f"{self.path}: {_quoted(name)} has impossible sizes; write it again with numpy.savez")
         return shape, dtype
 
 
@@ -76,3 +78,8 @@ class _Limited:
         content = self.stream.read(min(size, self.left))
         self.left -= len(content)
         return content
+
+
+def _quoted(name):
+    """A name from the file in a message: no line breaks, not too long."""
+    return repr(name[:60])

@@ -18,6 +18,9 @@ __all__ = ["decode", "encode", "header"]
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GREY, COLOUR, PALETTE, GREY_ALPHA, COLOUR_ALPHA = 0, 2, 3, 4, 6
+_CHANNELS = {GREY: 1, COLOUR: 3, PALETTE: 1, GREY_ALPHA: 2, COLOUR_ALPHA: 4}
+# First row, first column and distances of each pass of an interlaced image (section 8)
+_PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
 _limit_lock = threading.Lock()
 
 
@@ -48,8 +51,10 @@ def header(path, data):
         position = end
     if chunks[0][0] != b"IHDR" or len(chunks[0][1]) != 13:
         raise InputError(f"{path}: the PNG file has no valid header; export it again")
-    width, height, depth, colour, _, _, interlace = struct.unpack(">IIBBBBB", chunks[0][1])
-    return Header(width, height, depth, colour, interlace != 0, chunks)
+    width, height, depth, colour, compression, filtering, interlace = struct.unpack(">IIBBBBB", chunks[0][1])
+    if compression or filtering or interlace > 1 or colour not in _CHANNELS:
+        raise InputError(f"{path}: the PNG file has a header of no known kind; export it again")
+    return Header(width, height, depth, colour, interlace == 1, chunks)
 
 
 def decode(path, data, head):
@@ -58,6 +63,7 @@ def decode(path, data, head):
         raise InputError(f"{path}: has an alpha channel, which cannot be restored; save the image without transparency")
     if head.depth == 16 and head.colour == COLOUR:
         return _decode_colour16(path, head)
+    _inflate(path, head)  # Pillow takes rows that are missing for black
     import imageio.v3 as iio
 
     try:
@@ -84,19 +90,27 @@ def _no_pillow_limit():
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _decode_colour16(path, head):
-    if head.interlaced:
-        raise InputError(f"{path}: is an interlaced 16-bit PNG, which is not supported; save it without interlacing")
-    stride = 1 + 6 * head.width
-    size = stride * head.height
-    stream = zlib.decompressobj()
+def _inflate(path, head):
+    """The filtered rows, each after the number of its filter."""
+    bits, size = _CHANNELS[head.colour] * head.depth, 0
+    for top, left, down, right in _PASSES if head.interlaced else ((0, 0, 1, 1),):
+        rows, columns = len(range(top, head.height, down)), len(range(left, head.width, right))
+        size += rows * (1 + (columns * bits + 7) // 8) if columns else 0
     try:
-        raw = stream.decompress(b"".join(content for kind, content in head.chunks if kind == b"IDAT"), size)
+        stream = b"".join(content for kind, content in head.chunks if kind == b"IDAT")
+        # With a byte more asked for, the checksum at the stream's end is compared
+        raw = zlib.decompressobj().decompress(stream, size + 1)
     except zlib.error as error:
         raise InputError(f"{path}: cannot be decoded ({_line(error)}); export it again") from error
     if len(raw) < size:
         raise InputError(f"{path}: the PNG file holds too few pixels; export it again")
-    rows = np.frombuffer(raw, np.uint8).reshape(head.height, stride)
+    return raw[:size]
+
+
+def _decode_colour16(path, head):
+    if head.interlaced:
+        raise InputError(f"{path}: is an interlaced 16-bit PNG, which is not supported; save it without interlacing")
+    rows = np.frombuffer(_inflate(path, head), np.uint8).reshape(head.height, 1 + 6 * head.width)
     if rows[:, 0].max() > 4:
         raise InputError(f"{path}: cannot be decoded (unknown PNG filter); export it again")
     pixels = _unfilter(rows[:, 0], rows[:, 1:].reshape(head.height, head.width, 6))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .._validation import host_array
 from . import npy
 from .errors import InputError, OutputError
 from .images import ImageInfo, write_image
@@ -53,7 +54,7 @@ def write_reconstruction(path, x, kspace=None, *, magnitude=False, crop=False, s
         If the path cannot be written.
     """
     check_reconstruction(path)
-    x = np.asarray(x)
+    x = host_array("x", x)
     if x.dtype.kind not in "fc" or x.ndim < 2 or x.size == 0:
         raise TypeError(f"x: expected real or complex images of 2 axes or more, got {x.dtype} of shape {x.shape}")
     if crop and kspace is not None and kspace.shown is not None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +79,7 @@ def as_training_image(name, image, smallest=1):
 
 
 def _files(path):
-    if not path.is_dir():
+    if not os.path.isdir(path):  # which does not raise
         return [path]
     try:
         files = sorted(file for file in path.iterdir() if image_format(file))

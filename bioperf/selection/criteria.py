@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .._validation import as_mask, check_count, check_number
+from .._validation import as_mask, check_count, check_number, shown
 from ..operators import MaskedFourier, MultiCoilFourier
 from ..operators.fourier import mirrored
 
@@ -98,7 +98,7 @@ def _as_fractions(fractions):
         shares = ()
     if len(shares) != 3 or abs(sum(shares) - 1) > 1e-6:
         raise ValueError(
-            f"fractions: expected three numbers >= 0 that sum to 1 (training, validation, test), got {fractions!r}"
+            f"fractions: expected three numbers >= 0 that sum to 1 (training, validation, test), got {shown(fractions)}"
         )
     if shares[1] == 0:
         raise ValueError("fractions: the validation part would be empty; give it a share > 0, say (0.7, 0.15, 0.15)")
