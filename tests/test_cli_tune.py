@@ -414,6 +414,7 @@ CASES = {
     "complex simulated": ([*SIMULATED, "--complex"], "--complex: --simulate takes"),
     "negative noise": ([*SIMULATED[:-1], "-1"], "--noise-std: must be"),
     "NaN noise": ([*SIMULATED[:-1], "nan"], "--noise-std: must be"),
+    "noise without a square": ([*SIMULATED[:-1], "1e300"], "--noise-std: must be from 0 to 1e\\+06"),
     "images": ([*SIMULATED, "--images", "1"], "--images: expected START:STOP, got '1'"),
     "none of the images": ([*SIMULATED, "--images", "4:"], "--images: 4: takes none of the 4"),
     "images of one": ([*K, "--images", ":1"], "--images: k.npy holds one image"),

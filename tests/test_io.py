@@ -265,6 +265,10 @@ BAD = {
     "one-strip.tif": (lambda: tiff_field(tiff_bytes(GREY, rowsperstrip=9), 273, count=1), "lacks a part of its pixel"),
     "short-strip.tif": (lambda: tiff_field(tiff_bytes(GREY), 279, value=48), "too few pixels"),
     "loop.tif": (looping_tiff, "save the image as greyscale or RGB"),
+    "order.tif": (
+        lambda: tiff_field(tiff_bytes(pixels(np.uint8, 8, 8, 3), photometric="rgb"), 284, value=9),
+        "in no known way",
+    ),
     "both.tif": (lambda: tiff_field(tiff_bytes(GREY), 296, new=324), "in strips and in tiles"),
     "word.tif": (lambda: tiff_field(tiff_bytes(GREY), 278, kind=12, count=1), "no numbers|cannot be decoded"),
     "inflating.tif": (inflating_tiff, "inflates to more than its pixels"),

@@ -18,7 +18,7 @@ from ..io.errors import InputError, OutputError
 from ..io.whole import write_whole
 from .journal import DONE, FAILED, UNCONVERGED
 
-__all__ = ["Execution", "confirmed", "execute"]
+__all__ = ["Execution", "confirmed"]
 
 _log = logging.getLogger(__name__)
 _PACKAGES = ("numpy", "scipy", "scikit-image", "PyWavelets", "numba", "ducc0", "pyfftw", "torch", "optuna")
@@ -35,6 +35,8 @@ class Execution:
         The line of the journal, once the item has ended: "item", "job", "key", "status" ("done", "not converged",
         "failed"), "reason" in words, "images" (how many were solved), "inputs" (path: [SHA-256, bytes, time of
         change]), "outputs" (path below the output folder: [SHA-256, bytes]) and "seconds" by step.
+    held : int
+        The bytes that it was granted, for who grants them.
     given_up : bool
         Whether the solve was stopped before its end: there is no record, and nothing was written.
     """
@@ -42,7 +44,7 @@ class Execution:
     def __init__(self, item, out):
         self.item, self.out = item, Path(out)
         self.record, self.given_up, self.memory, self.shape, self.threads = None, False, 0, (), 1
-        self.images = 0
+        self.images = self.held = 0
         self._job = self._result = None
         self._inputs, self._seconds = {}, {}
 
@@ -154,14 +156,6 @@ def _make_folder(folder):
         raise OutputError(
             f"{folder}: the folder cannot be made ({error.strerror or error}); choose another output"
         ) from error
-
-
-def execute(item, out, threads, stop=None):
-    """All three steps of an item, one after the other: its record, or None if it was given up."""
-    execution = Execution(item, out)
-    if execution.read(threads) and execution.solve(execution.threads_of(threads), stop):
-        execution.write()
-    return execution.record
 
 
 def confirmed(item, record, out):

@@ -405,6 +405,7 @@ class _Pipeline:
                 self.ahead.release()
                 self._submit(self.writers, self._end, execution)
             elif self.memory.take(execution.memory, self.stop):
+                execution.held = execution.memory
                 self._submit(self.solvers, self._solve, execution)
 
     def _solve(self, execution):
@@ -429,9 +430,8 @@ class _Pipeline:
         """The item's line in the journal, which makes it done."""
         with self.journal_lock:
             self.journal.append(execution.record)
+        self.memory.give_back(execution.held)
         self.events.put(("ended", execution.record))
-        if execution.shape:
-            self.memory.give_back(execution.memory)
 
     def _submit(self, pool, step, execution):
         with contextlib.suppress(RuntimeError):  # the run has ended

@@ -59,6 +59,8 @@ def _only_series(path, file):
 def _check_fields(path, page):
     """Fields of damaged files may be text or several numbers."""
     sizes = (*page.shape, *page.chunks, *page.chunked, page.bitspersample, page.samplesperpixel)
+    if page.planarconfig not in (1, 2):
+        raise InputError(f"{path}: the TIFF file orders its colours in no known way; export it again")
     if 273 in page.tags and 324 in page.tags:
         raise InputError(f"{path}: the TIFF file has its pixels in strips and in tiles; export it again")
     if not all(isinstance(size, int) and size >= 0 for size in sizes):

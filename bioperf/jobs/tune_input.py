@@ -13,6 +13,7 @@ __all__ = ["TuningData", "is_made", "read_measured", "simulate"]
 
 _MADE_MASKS = {"cartesian": "cartesian", "gaussian": "gaussian", "poisson": "poisson_disc", "radial": "radial"}
 _DENSITY_RATIO = 2.0
+MOST_NOISE = 1e6
 
 
 @dataclass
@@ -182,8 +183,8 @@ def simulate(path, *, mask, noise_std, seed, centred, mask_key, max_values):
     if mask is None:
         raise InputError("--mask: --simulate needs one; name a file, or make one: radial:0.35")
     noise_std = 0.0 if noise_std is None else noise_std
-    if not 0 <= noise_std < np.inf:
-        raise InputError(f"--noise-std: must be a finite number >= 0, got {noise_std}")
+    if not 0 <= noise_std <= MOST_NOISE:
+        raise InputError(f"--noise-std: must be from 0 to {MOST_NOISE:g} for intensities up to 1, got {noise_std}")
     images, info = read_image(path, max_pixels=max_values)
     if info.channel_axis is not None:
         raise InputError(f"{path}: is in colour; convert it to grey")
