@@ -8,6 +8,8 @@ import numpy as np
 
 from .kernels import on_device, squares_range
 
+_MOST_THREADS = max(16, os.cpu_count() or 1)
+
 
 def as_images(name, a, shape=None, ndim=None):
     """A C-contiguous float32 or float64 array of finite images (..., *shape).
@@ -235,7 +237,7 @@ def check_threads(threads):
 
     OpenMP's library ends the process where it cannot start a thread, or overflows the stack with their records.
     """
-    return None if threads is None else min(check_count("threads", threads), max(16, os.cpu_count() or 1))
+    return None if threads is None else min(check_count("threads", threads), _MOST_THREADS)
 
 
 def check_callback(callback):

@@ -356,7 +356,9 @@ class Kept:
 
     def number(self, name):
         value = self._fields[name]
-        if not isinstance(value, int | float) or not math.isfinite(value) or (name.endswith("penalty") and value <= 0):
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"{name} is {value!r}")
+        if (name.endswith("penalty") and value <= 0) or (name.endswith("theta") and value < 0):
             raise ValueError(f"{name} is {value!r}")
         return value
 

@@ -255,6 +255,8 @@ def lower_models(A, tv_weight, wavelet_weight, wavelet, isotropic, batch_shape):
     tv_weights = check_numbers("tv_weight", tv_weight, batch_shape, strict=True)
     sparse_weights = check_numbers("wavelet_weight", wavelet_weight, batch_shape)
     transform = resolve_transform("wavelet", wavelet, A.shape) if sparse_weights.any() else None
+    if transform is None and sparse_weights.any():
+        raise ValueError('wavelet: needed with wavelet_weight > 0; pass "undecimated", say')
     return [
         LowerModel(float(tv), float(sparse), transform if sparse else None, bool(isotropic))
         for tv, sparse in zip(tv_weights.ravel(), sparse_weights.ravel(), strict=True)

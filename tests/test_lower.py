@@ -454,6 +454,7 @@ REFUSED = [
     *((f"{name} negative", ValueError, name, {name: -3}) for name in ("max_iter", "threads")),
     *((f"{name} a fraction", TypeError, name, {name: 2.5}) for name in ("max_iter", "threads")),
     *((f"{name} a bool", TypeError, name, {name: True}) for name in ("max_iter", "threads")),
+    ("no wavelet", ValueError, "wavelet: needed with", {"wavelet_weight": 0.1, "wavelet": None}),
     ("unknown method", ValueError, "method: .*'admm', 'apg'", {"method": "newton"}),
     ("no method", ValueError, "method", {"method": None}),
     ("callback", TypeError, "callback", {"callback": 3}),

@@ -22,6 +22,8 @@ __all__ = ["Execution", "confirmed"]
 
 _log = logging.getLogger(__name__)
 _PACKAGES = ("numpy", "scipy", "scikit-image", "PyWavelets", "numba", "ducc0", "pyfftw", "torch", "optuna")
+# Files below this many bytes are read in one piece to be hashed.
+_AT_ONCE = 2**24
 # After these nothing else can be written either: the run ends instead of failing item by item.
 _FATAL = frozenset({errno.ENOSPC, errno.EROFS, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC)})
 
@@ -212,6 +214,8 @@ def fingerprint(path):
 def sha256_of(path):
     try:
         with open(path, "rb", buffering=0) as file:
+            if os.fstat(file.fileno()).st_size < _AT_ONCE:
+                return hashlib.sha256(file.read()).hexdigest()
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the path") from error

@@ -198,8 +198,10 @@ _COMMON = (
 
 def _bounded(arguments):
     """Nothing that asks for hours or for all the memory: these are not faults."""
-    large = ("99999999999", "1e5")
-    return [a for a in arguments if a not in large]
+    counts = ("--rounds", "--max-iter", "--trials", "--steps")
+    large = ("99999999999", "1e5", "9" * 400)
+    pairs = zip(["", *arguments], arguments, strict=False)
+    return [a for before, a in pairs if a not in large[:2] and not (a in large and before in counts)]
 
 
 @target("cli-deblur", 6)

@@ -106,7 +106,7 @@ def npy_header(rng, data):
     length = int.from_bytes(data[8 : 8 + size], "little")
     try:
         entries = ast.literal_eval(data[8 + size : 8 + size + length].decode("latin1").strip())
-    except (SyntaxError, ValueError):  # damaged before
+    except (SyntaxError, ValueError, RecursionError):  # damaged before
         return data
     for _ in range(int(rng.integers(1, 3))):
         what = rng.random()
