@@ -208,7 +208,7 @@ def solve_bio(
 
         options = {
             "eta": check_number("eta", eta, strict=True), "isotropic": bool(isotropic), "max_iter": max_iter,
-            "tol": check_number("tol", tol, strict=True), "penalties": _checked_penalties(penalties),
+            "tol": check_number("tol", tol, strict=True), "penalties": checked_penalties(penalties),
         }  # fmt: skip
         check_count("max_iter", max_iter)
         return bio_on_device(A, y, target, tv_weight, lower, ybar, epsilon, kappa, x0, place, options)
@@ -240,7 +240,7 @@ def solve_bio(
         raise ValueError(
             'splitting: "slack" is for real images and an operator diagonal in the Fourier basis; use "ball"'
         )
-    penalties = _checked_penalties(penalties)
+    penalties = checked_penalties(penalties)
     given = ybar
     if isinstance(ybar, str):
         check_choice("ybar", ybar, YBAR)
@@ -317,7 +317,7 @@ def solve_bio(
 
         solutions, together = run_batches(make, queue, layout), queue.result
     else:
-        solve = _ball if splitting == "ball" else _slack
+        solve = ball_iterations if splitting == "ball" else _slack
         options |= {"callback": callback} | ({} if learned is None else {"learned": learned})
         if level is not None:
             options["level"] = level
@@ -359,7 +359,7 @@ def _own_index(index, shape):
     return tuple(0 if size == 1 else k for k, size in zip(index[len(index) - len(shape) :], shape, strict=True))
 
 
-def _checked_penalties(penalties):
+def checked_penalties(penalties):
     if penalties is None:
         return None
     if not isinstance(penalties, tuple | list):
@@ -562,7 +562,7 @@ class _Ball:
         self.theta, data.shrink = theta, shrink
 
 
-def _ball(problem, item, penalties, sparse_model, learned=None, level=None, **options):
+def ball_iterations(problem, item, penalties, sparse_model, learned=None, level=None, **options):
     data = problem.upper(item, options["eta"])
     upper = UpperLevel(problem, data, item.bound, options, "upper level (ball)")
     ball = _Ball(problem, data, item.target, item.bound, item.x0, penalties, sparse_model, options)

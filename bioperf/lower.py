@@ -215,7 +215,7 @@ def solve_lower(
     else:
         if callback is not None:
             layout = Layout(1, A.shape, threads)
-        solve = _admm if method == "admm" else solve_apg
+        solve = admm if method == "admm" else solve_apg
 
         def one(k):
             own = problem if layout.workers == 1 else problem_for(A, problem.dtype, layout.threads)
@@ -350,7 +350,7 @@ def _clipped(q, theta, isotropic):
     return q * (theta / np.maximum(norm, max(theta, np.finfo(float).tiny))).astype(norm.dtype)
 
 
-def _admm(problem, y, model, tol, max_iter, x0, spread, penalty, change_tol, callback, level=None):
+def admm(problem, y, model, tol, max_iter, x0, spread, penalty, change_tol, callback, level=None):
     kernels, fft, threads = problem.kernels, problem.fft, problem.threads
     gamma, isotropic = model.tv_weight, model.isotropic
     record = Record("lower level", max_iter, callback)

@@ -17,8 +17,8 @@ from .._validation import (
     check_ratio,
     check_scale,
 )
-from ..bio import _ball, _checked_penalties
-from ..lower import LowerModel, _admm
+from ..bio import ball_iterations, checked_penalties
+from ..lower import LowerModel, admm
 from ..operators import Blur
 from ..progress import Record
 from ..slots import UpperItem
@@ -155,7 +155,7 @@ def solve_bio(
             "max_iter": check_count("max_iter", max_iter),
         }
         check_ratio("eta", options["eta"], 1.0, volume.dtype, "that of the order of 1")
-        penalties = _checked_penalties(penalties)
+        penalties = checked_penalties(penalties)
         for b in penalties or ():
             check_ratio("penalties", b, options["eta"], volume.dtype, "eta")
         check_callback(callback)
@@ -188,7 +188,7 @@ def solve_bio(
     image = given.get("target", observed.slab)
     start = volume.extended(given["x0"]) if "x0" in given else xbar
     item = UpperItem(data, image, bound, epsilon, start, xbar)
-    found = _ball(problem, item, penalties, (None, 0.0), callback=callback, **options)
+    found = ball_iterations(problem, item, penalties, (None, 0.0), callback=callback, **options)
     found.x = found.x[: volume.planes]
     found.details |= {"target": image, "total_variation_bound": bound, "epsilon": epsilon, "lower": solution}
     found.seconds = time.perf_counter() - begin
@@ -243,7 +243,7 @@ def _lower(problem, observed, *, tv_weight, isotropic, tol, max_iter, x0, penalt
     solution = _constant(problem, observed, model)
     if solution is None:
         start = problem.volume.extended(observed.slab if x0 is None else x0)
-        solution = _admm(problem, observed, model, tol, max_iter, start, observed.range, penalty, None, callback)
+        solution = admm(problem, observed, model, tol, max_iter, start, observed.range, penalty, None, callback)
         solution.x = solution.x[: problem.volume.planes]
     return solution
 
