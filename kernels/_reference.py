@@ -71,7 +71,7 @@ def project_l21_ball(x, radius, threshold, out, threads=1):
     """x, out: (items, d, n), groups along d; radius, threshold: (items,) float64."""
     for k, (item, limit) in enumerate(zip(x, radius, strict=True)):
         threshold[k] = _threshold_by_sorting(np.sqrt(np.sum(item * item, axis=0)), limit)
-        out[k] = item - clip_field(item, threshold[k], True)
+        out[k] = item - _clip_field(item, threshold[k], True)
 
 
 def rank_one_solve(c, diagonal, rank_one, out, threads=1):
@@ -98,14 +98,14 @@ def _divergence(p):
     return sum(np.roll(p[axis], 1, axis) - p[axis] for axis in range(len(p)))
 
 
-def magnitude_of(q, isotropic):
+def _magnitude(q, isotropic):
     return np.sqrt(np.sum(np.abs(q) ** 2, axis=0)) if isotropic else np.abs(q)
 
 
-def clip_field(q, threshold, isotropic):
+def _clip_field(q, threshold, isotropic):
     if not isotropic and not np.iscomplexobj(q):
         return np.clip(q, -threshold, threshold).astype(q.dtype)
-    norm = magnitude_of(q, isotropic)
+    norm = _magnitude(q, isotropic)
     scale = threshold / np.maximum(np.maximum(norm, threshold), np.finfo(q.dtype).tiny)
     return (q * scale).astype(q.dtype)
 
@@ -117,21 +117,21 @@ def update_field(x, q, relaxation, threshold, dual_scale, isotropic, trial, thre
 
     Returns the l1 (l21) norm of the new field, and the sum and the count of magnitudes above ``trial``.
     """
-    c = clip_field(q, threshold, isotropic)
+    c = _clip_field(q, threshold, isotropic)
     q[...] = relaxation * _gradient(x) + (1 - relaxation) * (q - c) + dual_scale * c
-    return (float(magnitude_of(q, isotropic).sum(dtype=np.float64)), *sum_above(q, trial, isotropic))
+    return (float(_magnitude(q, isotropic).sum(dtype=np.float64)), *sum_above(q, trial, isotropic))
 
 
 def sum_above(q, threshold, isotropic, threads=1):
     """Sum and count of the magnitudes of q that exceed the threshold."""
-    magnitude = magnitude_of(q, isotropic)
+    magnitude = _magnitude(q, isotropic)
     above = magnitude > threshold
     return float(magnitude[above].sum(dtype=np.float64)), float(np.count_nonzero(above))
 
 
 def field_divergence(q, threshold, isotropic, field_weight, clip_weight, out, threads=1):
     """out <- grad^T(field_weight q + clip_weight c)."""
-    out[...] = _divergence(field_weight * q + clip_weight * clip_field(q, threshold, isotropic))
+    out[...] = _divergence(field_weight * q + clip_weight * _clip_field(q, threshold, isotropic))
 
 
 def update_field_divergence(x, q, relaxation, threshold, new_threshold, isotropic, out, threads=1):
@@ -142,19 +142,19 @@ def update_field_divergence(x, q, relaxation, threshold, new_threshold, isotropi
 
 def field_status(x, q, threshold, isotropic, threads=1):
     """TV(x), <c, grad x>, |grad x - v|^2, |v|^2, |grad x|^2 and max |grad x - v + c| with v = q - c, as float64."""
-    g, c = _gradient(x), clip_field(q, threshold, isotropic)
+    g, c = _gradient(x), _clip_field(q, threshold, isotropic)
     v = q - c
 
     def total(a):
         return float(np.sum(a, dtype=np.float64))
 
     return (
-        total(magnitude_of(g, isotropic)),
+        total(_magnitude(g, isotropic)),
         total((np.conj(c) * g).real),
         total(np.abs(g - v) ** 2),
         total(np.abs(v) ** 2),
         total(np.abs(g) ** 2),
-        float(magnitude_of(g - v + c, isotropic).max()),
+        float(_magnitude(g - v + c, isotropic).max()),
     )
 
 
@@ -262,7 +262,7 @@ def field_threshold_batch(q, radii, isotropic, thresholds, sums, threads=1):
     compiled backends start to search.
     """
     for k, field in enumerate(q):
-        thresholds[k] = _threshold_by_sorting(magnitude_of(field, isotropic), radii[k])
+        thresholds[k] = _threshold_by_sorting(_magnitude(field, isotropic), radii[k])
 
 
 def lower_spectrum_batch(r, transfer, data, laplacian, penalties, shifts, copies, squares, threads=1):
@@ -511,7 +511,7 @@ def update_fields(x, q, magnitudes, relaxation, thresholds, dual_scales, isotrop
         x, q, magnitudes, _each(x, thresholds), _each(x, dual_scales), strict=True
     ):
         update_field(image, field, relaxation, threshold, scale, isotropic, 0.0)
-        measured[...] = magnitude_of(field, isotropic)
+        measured[...] = _magnitude(field, isotropic)
 
 
 def field_divergences(q, thresholds, weights, isotropic, out, threads=1):

@@ -63,13 +63,13 @@ class SlabKernels:
         # the halo planes' gradients: plane n + 1 follows plane n here, and plane 0 follows plane n + 1
         g = self.own.gradient(np.stack([x[n], x[n + 1], x[0]]), ndim=x.ndim)[:, :HALO]
         # in plane n a field with g - v + c = 0, which does not matter to the largest of those
-        magnitude = _reference.magnitude_of(g[:, 0], isotropic)
+        magnitude = _reference._magnitude(g[:, 0], isotropic)
         growth = 1 + 2 * threshold / np.maximum(magnitude, max(threshold, np.finfo(x.dtype).tiny))
         q[:, n] = g[:, 0] * np.where(magnitude <= threshold, -1, growth)
         *sums, largest = self.own.field_status(x, q, threshold, isotropic, threads=threads)
-        c = _reference.clip_field(q[:, n:], threshold, isotropic)
+        c = _reference._clip_field(q[:, n:], threshold, isotropic)
         v = q[:, n:] - c
-        parts = (_reference.magnitude_of(g, isotropic), c * g, (g - v) ** 2, v * v, g * g)
+        parts = (_reference._magnitude(g, isotropic), c * g, (g - v) ** 2, v * v, g * g)
         halo = [np.sum(part, dtype=np.float64) for part in parts]
         return (*self.volume.sum(np.subtract(sums, halo)), self.volume.max(largest))
 
