@@ -194,6 +194,7 @@ def test_what_cannot_be_connected(folder, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "distributed", None)
     assert run(["batch", "in*.png", "--set", "psf=psf.npy", "--out", "out", "--cluster", "tcp://h:1"]) == 2
     assert capsys.readouterr().err == "bioperf: --cluster: needs Dask; pip install bioperf[cluster]\n"
+    assert not list(folder.glob("out*"))  # what is set right can be begun without --resume
 
 
 @pytest.mark.filterwarnings("ignore:Port:UserWarning")
