@@ -225,6 +225,7 @@ def test_an_item_larger_than_the_memory_fails_alone(folder):
     assert outcome.counts == {"failed": 1, "done": 1} and "--memory leaves" in outcome.failures[0][1]
     with pytest.raises(InputError, match="--memory"):
         run_batch(deblurring(), "out2", threads=1, memory=2**20)
+    assert not Path("out2").exists()
 
 
 def test_a_dry_run_reads_all_and_writes_nothing(folder, capsys):

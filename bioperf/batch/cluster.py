@@ -69,9 +69,9 @@ def run_on_cluster(
     """
     start, stop = time.perf_counter(), Stop(grace)
     with contextlib.ExitStack() as stack:
-        client = stack.enter_context(_connected(cluster, workers))
         journal, records = stack.enter_context(opened(out, resume, task, items))
         stack.enter_context(stop.on_signals())
+        client = stack.enter_context(_connected(cluster, workers))
         run = _Run(client, items, out, records, journal, stop, heeding(max_failures, stop, notify))
         outcome = stack.enter_context(run).outcome
         run.run()

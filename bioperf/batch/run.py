@@ -249,6 +249,7 @@ def opened(out, resume, task, items):
     path = out / journal_name(*(task or ()))
     if not resume and path.exists():
         raise InputError(f"{path}: the folder holds a batch; go on with --resume, or choose another --out")
+    fresh = not path.exists()
     journal = Journal(path)
     try:
         remove_leftovers(out, path)
@@ -257,6 +258,12 @@ def opened(out, resume, task, items):
             _log.info("%s: %d damaged lines, their items are looked at again", out, damaged)
         journal.append({"run": __version__, "items": len(items), "host": environment()["host"], "resume": resume})
         yield journal, records
+    except InputError:  # nothing has begun: what is set right needs no --resume
+        if fresh:
+            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                out.rmdir()
+        raise
     finally:
         journal.close()
 
