@@ -293,6 +293,11 @@ def without_iterating(problem, y, observed, model):
         if found is None:
             return None
         (x, objective), what = found, "the constant image"
+    return without_iterations(problem, x, objective, what)
+
+
+def without_iterations(problem, x, objective, what):
+    """The Solution x that was proved optimal without an iteration; ``what`` it is, in words."""
     record = Record("lower level", 0, None)
     record.add(
         0, x, 0.0, objective=objective, lower_bound=objective, complementarity=0.0, kkt_residual=0.0, penalty=np.nan

@@ -11,12 +11,13 @@ import platform
 import socket
 import threading
 import time
-from importlib import metadata
 from pathlib import Path
 
 from ..io.errors import InputError, OutputError
 from ..io.whole import write_whole
+from ..jobs.versions import versions
 from .journal import DONE, FAILED, UNCONVERGED
+from .resources import show_bytes
 
 __all__ = ["Execution", "confirmed"]
 
@@ -74,6 +75,12 @@ class Execution:
         small = math.prod(job.shape) <= SIDE_BY_SIDE_PIXELS and job.concurrent
         return 1 if small else allowed
 
+    def fits(self, total):
+        """Whether it needs no more than so many bytes; it has failed otherwise."""
+        if self.memory > total:
+            self.fail(f"needs {show_bytes(self.memory)}, and --memory leaves {show_bytes(total)} for images; raise it")
+        return self.record is None
+
     def fail(self, reason):
         self.record = self._facts(FAILED, reason, {})
         self._release()
@@ -100,7 +107,7 @@ class Execution:
     def _read(self, allowed):
         self._job = self.item.make_job(self.out)
         for path in self._job.outputs:
-            _make_folder(path.parent)
+            make_folder(path.parent, "the folder", "choose another output")
         for path in self._job.inputs:
             self._inputs[os.fspath(path)] = fingerprint(os.fspath(path))
         self._job.read()
@@ -151,13 +158,12 @@ class Execution:
         }  # fmt: skip
 
 
-def _make_folder(folder):
+def make_folder(folder, what, advice):
+    """Make it, and those above it, where it is missing; OutputError, which calls it ``what``, where it cannot be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(
-            f"{folder}: the folder cannot be made ({error.strerror or error}); choose another output"
-        ) from error
+        raise OutputError(f"{folder}: {what} cannot be made ({error.strerror or error}); {advice}") from error
 
 
 def confirmed(item, record, out):
@@ -224,12 +230,5 @@ def sha256_of(path):
 @functools.cache
 def environment():
     """Versions and machine, for the sidecars."""
-    from .. import __version__
-
-    versions = {"bioperf": __version__, "python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return {"versions": versions, "platform": platform.platform(), "host": socket.gethostname()}
+    installed = {name: version for name, version in versions(_PACKAGES).items() if version is not None}
+    return {"versions": installed, "platform": platform.platform(), "host": socket.gethostname()}

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..io.errors import InputError, OutputError
-from .execution import Execution, confirmed
+from .execution import Execution, confirmed, environment, make_folder
 from .journal import DONE, Journal, journal_name, read_journals, remove_leftovers
 from .resources import allocated_memory, allocated_threads, limited_pools, peak_memory, show_bytes, used_memory
 
@@ -213,11 +213,7 @@ def preview_batch(items, out, *, threads=None, memory=None, notify=None):
 
         def look(item):
             execution = Execution(item, folder)
-            if execution.read(threads) and execution.memory > total:
-                execution.fail(
-                    f"needs {show_bytes(execution.memory)}, and --memory leaves {show_bytes(total)}; raise it"
-                )
-            if execution.record is not None:
+            if not (execution.read(threads) and execution.fits(total)):
                 return item.name, None, execution.record["reason"], 0
             return item.name, execution.shape, execution.memory, execution.threads_of(threads)
 
@@ -236,16 +232,10 @@ def preview_batch(items, out, *, threads=None, memory=None, notify=None):
 def opened(out, resume, task, items):
     """The run's journal, with a first line about it, and the records of the journals in the folder."""
     from .. import __version__
-    from .execution import environment
 
     check_apart(items, out)
     out = Path(out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"{out}: the output folder cannot be made ({error.strerror or error}); choose another"
-        ) from error
+    make_folder(out, "the output folder", "choose another")
     path = out / journal_name(*(task or ()))
     if not resume and path.exists():
         raise InputError(f"{path}: the folder holds a batch; go on with --resume, or choose another --out")
@@ -403,12 +393,7 @@ class _Pipeline:
             while not self.ahead.acquire(timeout=0.1):
                 if self.stop:
                     return
-            if execution.read(self.threads) and execution.memory > self.memory.total:
-                execution.fail(
-                    f"needs {show_bytes(execution.memory)}, and --memory leaves {show_bytes(self.memory.total)} for "
-                    "images; raise it"
-                )
-            if execution.record is not None:
+            if not (execution.read(self.threads) and execution.fits(self.memory.total)):
                 self.ahead.release()
                 self._submit(self.writers, self._end, execution)
             elif self.memory.take(execution.memory, self.stop):

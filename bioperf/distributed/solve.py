@@ -18,9 +18,8 @@ from .._validation import (
     check_scale,
 )
 from ..bio import ball_iterations, checked_penalties
-from ..lower import LowerModel, admm
+from ..lower import LowerModel, admm, without_iterations
 from ..operators import Blur
-from ..progress import Record
 from ..slots import UpperItem
 from ..solution import Solution
 from .agreement import same, together
@@ -267,21 +266,4 @@ def _constant(problem, observed, model):
     if not volume.max(largest) <= model.tv_weight:
         return None
     x, objective = np.full(volume.slab_shape, value, problem.dtype), 0.5 * problem.square_norm(data)
-    record = Record("lower level", 0, None)
-    record.add(
-        0, x, 0.0, objective=objective, lower_bound=objective, complementarity=0.0, kkt_residual=0.0, penalty=np.nan
-    )
-    return Solution(
-        x=x,
-        objective=objective,
-        lower_bound=objective,
-        infeasibility={},
-        kkt_residual=0.0,
-        iterations=0,
-        converged=True,
-        status="converged in 0 iterations (the weight is so large that the constant image is optimal)",
-        history=record.history(),
-        seconds=record.seconds,
-        **problem.what_ran(),
-        details={"total_variation": 0.0, "penalty": np.nan},
-    )
+    return without_iterations(problem, x, objective, "the constant image")

@@ -5,10 +5,10 @@ import json
 import os
 import platform
 import re
-from importlib import metadata
 
 from .._validation import without_password
 from .certificate import plain
+from .versions import versions
 
 __all__ = ["encode", "record_of", "sha256", "without_password"]
 
@@ -30,7 +30,6 @@ def record_of(command, settings, inputs, data, tuning, *, seconds, timings=True)
     figure.  Without ``timings`` no seconds, no numbers of threads and nothing of the machine: the same work gives the
     same record.
     """
-    from .. import __version__
     from ..kernels import available_threads
 
     kspace, best, contour = data.kspace, tuning.best, tuning.contour
@@ -40,8 +39,7 @@ def record_of(command, settings, inputs, data, tuning, *, seconds, timings=True)
         "seed": settings["seed"],
         "inputs": inputs,
         "environment": {
-            "versions": {"bioperf": __version__, "python": platform.python_version()}
-            | {name: _version(name) for name in _PACKAGES},
+            "versions": versions(_PACKAGES),
             "platform": platform.platform(),
             "cores": os.cpu_count(),
             "available_threads": available_threads(),
@@ -79,14 +77,6 @@ def encode(record):
 
 def _on_one_line(found):
     return "[" + re.sub(r"\n\s+", " ", found[1]) + "]"
-
-
-def _version(name):
-    """None if not installed."""
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def sha256(path):
